@@ -1,0 +1,3 @@
+//! Hashes, diffs, packs and unpacks state directories.
+#[cfg(feature = "python")]
+mod python;
