@@ -1,0 +1,58 @@
+"""Canonical JSON: compact, sorted keys, ASCII, and a whole number has no fraction or exponent.
+
+Stored documents hold every number as a double, and typed bots reject `5.0`: so `5.0` is written `5` and
+`1e6` is written `1000000`. What is handed to bots and what is hashed is written here only.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from typing import Any
+
+
+def dumps(value: Any) -> str:
+    """ValueError for NaN, infinities, lone types that JSON lacks, and nesting too deep to write."""
+    try:
+        return json.dumps(_whole(value), separators=(",", ":"), sort_keys=True, ensure_ascii=True, allow_nan=False)
+    except (TypeError, RecursionError) as reason:
+        raise ValueError(f"this is not JSON: {reason}") from reason
+
+
+def loads_object(text: str | bytes) -> dict[str, Any]:
+    """A JSON object, strictly (no NaN, no duplicate meaning is guessed). ValueError says what is wrong."""
+    try:
+        value = json.loads(text, parse_constant=_refuse_constant)
+    except RecursionError as reason:
+        raise ValueError("it is nested too deeply") from reason
+    if not isinstance(value, dict):
+        raise ValueError(f"it is a JSON {_kind(value)}, not an object")
+    return value
+
+
+def _whole(value: Any) -> Any:
+    if isinstance(value, float):
+        if not math.isfinite(value):
+            raise ValueError(f"{value} is not JSON")
+        return int(value) if value.is_integer() else value
+    if isinstance(value, dict):
+        return {_key(key): _whole(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_whole(item) for item in value]
+    return value
+
+
+def _key(key: Any) -> str:
+    if not isinstance(key, str):
+        raise ValueError(f"the key {key!r} is no string")
+    return key
+
+
+def _refuse_constant(name: str) -> Any:
+    raise ValueError(f"{name} is not JSON")
+
+
+def _kind(value: Any) -> str:
+    if value is None:
+        return "null"
+    return {bool: "boolean", int: "number", float: "number", str: "string", list: "array"}.get(type(value), "value")

@@ -1,0 +1,1 @@
+"""Runs one bot: fetches code and state, starts and supervises its process, ends it cleanly."""

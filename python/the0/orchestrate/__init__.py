@@ -1,0 +1,1 @@
+"""Decides which bots run where; starts `execute` as a program."""

@@ -1,0 +1,249 @@
+"""Settings of `execute` and the sync daemon: flag > environment > default, checked once, then frozen.
+
+Only this module and `cli.py` know the environment. Every refusal is one sentence that names the variable.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal, cast
+
+from the0 import canonical, durations, names
+from the0.errors import ExitCode, Fatal, clip
+from the0.objects.credentials import StoreSettings
+
+MIB = 1024 * 1024
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Buckets:
+    code: str = "custom-bots"
+    state: str = "bot-state"
+    logs: str = "bot-logs"
+    query_results: str = "query-results"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Limits:
+    state_bytes: int = 8192 * MIB
+    state_file_bytes: int = 8192 * MIB
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Paths:
+    """Absolute folders on this machine."""
+
+    code: str = "/bot"
+    state: str = "/state"
+    logs: str = "/var/the0/logs"
+    sdk_state: str = "/state/.the0-state"
+    run: str = "/var/the0"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Policies:
+    """`config.the0` of a bot, as far as one run of it is concerned."""
+
+    store_down: Literal["run", "stop"] = "run"
+    incomplete: Literal["refuse", "run"] = "refuse"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SyncSettings:
+    """All that keeps one bot's state and logs in the store."""
+
+    bot_id: str
+    store: StoreSettings
+    buckets: Buckets
+    limits: Limits
+    paths: Paths
+    policies: Policies
+    interval_s: float = 60.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BotSettings:
+    """What the bot is and how it is run."""
+
+    bot_id: str
+    runtime: str
+    entrypoint: str
+    code_file: str
+    config_json: str
+    bot_type: Literal["realtime", "scheduled"]
+    query_entrypoint: str
+    query_path: str | None
+    query_params: Mapping[str, Any]
+    query_result_key: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ExecuteSettings:
+    bot: BotSettings
+    sync: SyncSettings
+    stop_grace_s: float
+    ended_instance: str | None
+    slot: str | None
+    run_token: str | None
+
+
+def read_execute(environ: Mapping[str, str]) -> ExecuteSettings:
+    """Raises Fatal (USAGE) in one sentence for whatever is missing or malformed."""
+    bot = read_bot(environ)
+    return ExecuteSettings(
+        bot=bot,
+        sync=read_sync(environ, bot_id=bot.bot_id),
+        stop_grace_s=_duration_s(environ, names.STOP_GRACE_S, 30.0),
+        ended_instance=environ.get(names.THE0_ENDED) or None,
+        slot=environ.get(names.THE0_SLOT) or None,
+        run_token=environ.get(names.THE0_RUN_TOKEN) or None,
+    )
+
+
+def read_bot(environ: Mapping[str, str]) -> BotSettings:
+    config = _json_object(environ, names.BOT_CONFIG)
+    bot_type = environ.get(names.BOT_TYPE) or ("scheduled" if _flag(environ, names.IS_SCHEDULED) else "realtime")
+    if bot_type not in ("realtime", "scheduled"):
+        raise _usage(names.BOT_TYPE, f"is {clip(bot_type)!r}", "set it to realtime or scheduled")
+    return BotSettings(
+        bot_id=_required(environ, names.BOT_ID, "the bot's id"),
+        runtime=_required(environ, names.RUNTIME, "a language runtime such as python3.11"),
+        entrypoint=_required(environ, names.ENTRYPOINT, "the file to run, such as main.py"),
+        code_file=environ.get(names.CODE_FILE, ""),
+        config_json=config,
+        bot_type=cast(Literal["realtime", "scheduled"], bot_type),
+        query_entrypoint=environ.get(names.QUERY_ENTRYPOINT, ""),
+        query_path=environ.get(names.QUERY_PATH) or None,
+        query_params=canonical.loads_object(_json_object(environ, names.QUERY_PARAMS)),
+        query_result_key=environ.get(names.QUERY_RESULT_KEY, ""),
+    )
+
+
+def read_sync(environ: Mapping[str, str], *, bot_id: str, interval_s: float = 60.0) -> SyncSettings:
+    config = canonical.loads_object(_json_object(environ, names.BOT_CONFIG))
+    state_mb = _megabytes(environ, names.MAX_STATE_SIZE_MB, 8192 * MIB)
+    return SyncSettings(
+        bot_id=bot_id,
+        store=read_store(environ),
+        buckets=Buckets(
+            code=environ.get(names.MINIO_CODE_BUCKET) or environ.get(names.MINIO_BUCKET) or "custom-bots",
+            state=environ.get(names.MINIO_STATE_BUCKET) or "bot-state",
+            logs=environ.get(names.MINIO_LOGS_BUCKET) or "bot-logs",
+            query_results=environ.get(names.MINIO_QUERY_RESULTS_BUCKET) or "query-results",
+        ),
+        limits=Limits(
+            state_bytes=state_mb,
+            state_file_bytes=_megabytes(environ, names.MAX_STATE_FILE_SIZE_MB, state_mb),
+        ),
+        paths=read_paths(environ),
+        policies=read_policies(config),
+        interval_s=interval_s,
+    )
+
+
+def read_paths(environ: Mapping[str, str]) -> Paths:
+    state = _path(environ, names.STATE_PATH, "/state")
+    return Paths(
+        code=_path(environ, names.CODE_PATH, "/bot"),
+        state=state,
+        logs=_path(environ, names.LOGS_PATH, "/var/the0/logs"),
+        sdk_state=_path(environ, names.STATE_DIR, os.path.join(state, names.SDK_STATE_DIR)),
+        run=_path(environ, names.THE0_RUN_DIR, "/var/the0"),
+    )
+
+
+def read_store(environ: Mapping[str, str]) -> StoreSettings:
+    """The folder where OBJECT_STORE_DIR is set, else S3 at MINIO_ENDPOINT."""
+    folder = environ.get(names.OBJECT_STORE_DIR)
+    if folder:
+        return StoreSettings(folder=_absolute(names.OBJECT_STORE_DIR, folder))
+    endpoint = environ.get(names.MINIO_ENDPOINT, "")
+    if not endpoint:
+        raise _usage(
+            names.MINIO_ENDPOINT,
+            "is missing",
+            "set it to the store's host:port, or set OBJECT_STORE_DIR to a folder",
+        )
+    if "://" in endpoint or "/" in endpoint:
+        raise _usage(
+            names.MINIO_ENDPOINT, f"is {clip(endpoint)!r}", "write host:port without a scheme; MINIO_USE_SSL selects TLS"
+        )
+    return StoreSettings(
+        endpoint=endpoint,
+        access_key=_required(environ, names.MINIO_ACCESS_KEY, "the store's access key"),
+        secret_key=_required(environ, names.MINIO_SECRET_KEY, "the store's secret key"),
+        use_ssl=_flag(environ, names.MINIO_USE_SSL) or _flag(environ, names.MINIO_SSL),
+        region=environ.get(names.MINIO_REGION) or "us-east-1",
+    )
+
+
+def read_policies(config: Mapping[str, Any]) -> Policies:
+    ours = config.get("the0", {})
+    if not isinstance(ours, dict):
+        raise _usage("BOT_CONFIG", "has a `the0` that is no object", "remove it or write an object of policies")
+    store_down = ours.get("store_down", "run")
+    incomplete = ours.get("incomplete", "refuse")
+    if store_down not in ("run", "stop"):
+        raise _usage("BOT_CONFIG", f"has the0.store_down {clip(str(store_down))!r}", "write run or stop")
+    if incomplete not in ("run", "refuse"):
+        raise _usage("BOT_CONFIG", f"has the0.incomplete {clip(str(incomplete))!r}", "write run or refuse")
+    return Policies(store_down=store_down, incomplete=incomplete)
+
+
+def _usage(variable: str, wrong: str, remedy: str) -> Fatal:
+    return Fatal(f"{variable} {wrong}: {remedy}.", code=ExitCode.USAGE)
+
+
+def _required(environ: Mapping[str, str], variable: str, what: str) -> str:
+    value = environ.get(variable, "")
+    if not value:
+        raise _usage(variable, "is missing", f"set it to {what}")
+    return value
+
+
+def _flag(environ: Mapping[str, str], variable: str) -> bool:
+    value = environ.get(variable, "").strip().lower()
+    if value in ("1", "true", "yes", "on", "t"):
+        return True
+    if value in ("", "0", "false", "no", "off", "f"):
+        return False
+    raise _usage(variable, f"is {clip(value)!r}", "set it to true or false")
+
+
+def _json_object(environ: Mapping[str, str], variable: str) -> str:
+    text = environ.get(variable) or "{}"
+    try:
+        return canonical.dumps(canonical.loads_object(text))
+    except ValueError as reason:
+        raise _usage(variable, f"is not usable ({clip(str(reason))})", "set it to a JSON object") from reason
+
+
+def _megabytes(environ: Mapping[str, str], variable: str, default_bytes: int) -> int:
+    text = environ.get(variable)
+    if not text:
+        return default_bytes
+    if not text.strip().isascii() or not text.strip().isdigit() or int(text) <= 0:
+        raise _usage(variable, f"is {clip(text)!r}", "set it to a whole number of MiB above 0")
+    return int(text) * MIB
+
+
+def _duration_s(environ: Mapping[str, str], variable: str, default_s: float) -> float:
+    text = environ.get(variable)
+    if not text:
+        return default_s
+    try:
+        return durations.parse_s(text)
+    except ValueError as reason:
+        raise _usage(variable, "is malformed", str(reason)) from reason
+
+
+def _path(environ: Mapping[str, str], variable: str, default: str) -> str:
+    return _absolute(variable, environ.get(variable) or default)
+
+
+def _absolute(variable: str, path: str) -> str:
+    if "\0" in path or not os.path.isabs(path):
+        raise _usage(variable, f"is {clip(path)!r}", "set it to an absolute path")
+    return os.path.normpath(path)
