@@ -109,6 +109,18 @@ def write_all(fd: int, data: bytes | memoryview) -> None:
         view = view[os.write(fd, view) :]
 
 
+def move(name: str, source_fd: int, target_fd: int) -> None:
+    """Renames `name` from one folder into another of the same filesystem. A folder that its owner made read-only may
+    not change its parent: it is made writable for the moment of the rename."""
+    try:
+        os.rename(name, name, src_dir_fd=source_fd, dst_dir_fd=target_fd)
+    except PermissionError:
+        mode = stat.S_IMODE(os.stat(name, dir_fd=source_fd, follow_symlinks=False).st_mode)
+        os.chmod(name, mode | 0o700, dir_fd=source_fd)
+        os.rename(name, name, src_dir_fd=source_fd, dst_dir_fd=target_fd)
+        os.chmod(name, mode, dir_fd=target_fd)
+
+
 def remove_tree(folder_fd: int, name: str) -> None:
     """Removes `name` and all below it, following no link; a missing one is no error. Folders that their owner made
     unreadable are made readable first. Works at any depth: one descriptor at a time."""

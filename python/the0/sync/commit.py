@@ -1,0 +1,226 @@
+"""A commit: what changed becomes segments, the segments are stored, then HEAD moves. Two PUTs where little changed.
+
+What was sent is written down in the index first (`stage`), so that after any interruption it is known whether HEAD holds it.
+As long as the outcome of a swap is unknown, nothing else is sent than that very swap again.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+from the0 import names, statehash
+from the0.errors import ExitCode, Permanent
+from the0.objects.store import ObjectStore
+from the0.sync import lease
+from the0.sync.head import ArchiveRef, Conflict, Content, Head, HeadFile, SegmentRef, Stored, decode, with_nonce
+from the0.sync.lanes import Lane
+from the0.sync.local import Origin, StateFolder
+
+SDK_PREFIX = names.SDK_STATE_DIR.encode()
+
+
+class Fenced(Exception):
+    """Another instance holds the claim: this one must not write any more."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Committed:
+    """What one pass stored. `generation` is None where nothing had to be stored."""
+
+    generation: int | None
+    segments: int = 0
+    stored_bytes: int = 0
+    touched_sdk: bool = False
+    incomplete: tuple[str, ...] = ()
+    specials: tuple[str, ...] = ()
+
+
+class OverLimit(Permanent):
+    """The tree is over MAX_STATE_SIZE_MB: the last generation stays."""
+
+
+class Committer:
+    """Commits the tree of one state folder under one claim. Not thread-safe."""
+
+    def __init__(
+        self,
+        *,
+        store: ObjectStore,
+        bucket: str,
+        bot_id: str,
+        folder: StateFolder,
+        index: statehash.Index,
+        stored: Stored,
+        max_bytes: int,
+        max_file_bytes: int | None,
+    ) -> None:
+        self.stored = stored
+        self.index = index
+        self._store = store
+        self._bucket = bucket
+        self._bot_id = bot_id
+        self._folder = folder
+        self._heads = HeadFile(store, bucket=bucket, bot_id=bot_id)
+        self._epoch = stored.head.claim.epoch
+        self._instance = stored.head.claim.instance
+        self._max_bytes = max_bytes
+        self._max_file_bytes = max_file_bytes
+
+    @property
+    def content(self) -> Content:
+        return self.stored.head.content
+
+    def scan(self) -> statehash.Scan:
+        return statehash.scan(self._folder.root_fd, self.index)
+
+    def commit(self, scan: statehash.Scan, *, imported_etag: str | None = None) -> Committed:
+        """Stores what the scan found. `imported_etag` also records that archive and ends the claim's import in the same swap.
+
+        Raises OverLimit, Fenced, Unavailable (outcome unknown: `resolve`, or commit again), OSError of the local disk.
+        """
+        self.resolve()
+        if scan.bytes > self._max_bytes:
+            raise OverLimit(
+                f"The state of bot {self._bot_id} is {scan.bytes} bytes, over MAX_STATE_SIZE_MB ({self._max_bytes // 2**20}): "
+                f"generation {self.content.generation} stays the last one stored; make it smaller or raise the limit.",
+                code=ExitCode.STATE_LIMIT,
+            )
+        pack = statehash.Pack(self._folder.root_fd, self.index, scan, max_file_bytes=self._max_file_bytes)
+        generation = self.content.generation + 1
+        refs = self._upload(pack, generation)
+        outcome = Committed(
+            generation=generation if refs else None,
+            segments=len(refs),
+            stored_bytes=sum(ref.bytes for ref in refs),
+            touched_sdk=bool(refs) and pack.touches(SDK_PREFIX),
+            incomplete=tuple(os.fsdecode(path) for path in pack.incomplete),
+            specials=tuple(os.fsdecode(path) for path in scan.specials),
+        )
+        if refs:
+            self._send(pack, refs, outcome, imported_etag)
+        else:
+            self.index.stage(pack, [], self.index.meta)
+            self.index.confirm(self.index.meta)
+            if imported_etag is not None:
+                self.record(archive=ArchiveRef(imported_etag, self.content.generation), end_import=True)
+        return outcome
+
+    def resolve(self) -> None:
+        """Finds out how a staged commit ended, repeating its swap if HEAD has not moved since. Without one, does nothing."""
+        while (staged := self.index.pending_meta) is not None:
+            origin = Origin.decode(staged)
+            if origin.of(self.content):
+                self._confirm()
+                return
+            head = decode(origin.head.encode(), bot_id=self._bot_id) if origin.head is not None else None
+            if head is None or not self._follows(head):
+                self.index.abandon()
+                return
+            try:
+                self.stored = self._heads.swap(self.stored, head)
+            except Conflict as conflict:
+                self._rebase(conflict.stored)
+
+    def record(self, *, archive: ArchiveRef | None = None, end_import: bool = False, release: bool = False) -> None:
+        """Swaps HEAD without new content: the archive as it now is, the end of an import, the release of the claim."""
+        self.resolve()
+        while True:
+            head = self.stored.head
+            content = replace(head.content, archive=archive) if archive is not None else head.content
+            claim = replace(
+                head.claim,
+                released=head.claim.released or release,
+                import_etag=None if end_import else head.claim.import_etag,
+            )
+            try:
+                self.stored = self._heads.swap(self.stored, with_nonce(Head(content=content, claim=claim)))
+            except Conflict as conflict:
+                self._rebase(conflict.stored)
+            else:
+                return
+
+    def look(self) -> None:
+        """Looks at HEAD, cheaply. Raises Fenced where the claim is another's, Unavailable where it cannot be read."""
+        now = self._heads.read_if_changed(self.stored)
+        if now is None or now.etag != self.stored.etag:
+            self._rebase(now)
+
+    def _upload(self, pack: statehash.Pack, generation: int) -> list[SegmentRef]:
+        refs: list[SegmentRef] = []
+        with Lane("upload") as lane:
+            while (segment := pack.next()) is not None:
+                key = names.segment_key(
+                    self._bot_id, lineage=self.content.lineage, generation=generation, digest=segment.digest
+                )
+                refs.append(SegmentRef(key, segment.digest, segment.size))
+                lane.do(_putter(self._store, self._bucket, key, segment))
+        return refs
+
+    def _send(
+        self, pack: statehash.Pack, refs: list[SegmentRef], outcome: Committed, imported_etag: str | None
+    ) -> None:
+        while True:
+            former = self.stored.head
+            content = replace(
+                former.content,
+                generation=former.content.generation + 1,
+                segments=(*former.content.segments, *refs),
+                cut=not pack.moved,
+                stale=(),
+                incomplete=outcome.incomplete,
+            )
+            claim = former.claim
+            if imported_etag is not None:
+                content = replace(content, archive=ArchiveRef(imported_etag, content.generation))
+                claim = replace(claim, import_etag=None)
+            head = with_nonce(Head(content=content, claim=claim))
+            origin = Origin.decode(self.index.meta).at(content)
+            self.index.stage(pack, [ref.key for ref in refs], replace(origin, head=head.encode().decode()).encode())
+            try:
+                self.stored = self._heads.swap(self.stored, head)
+            except Conflict as conflict:
+                self.index.abandon()
+                self._rebase(conflict.stored)
+            else:
+                self._confirm()
+                return
+
+    def _confirm(self) -> None:
+        self.index.confirm(Origin.decode(self.index.meta).at(self.content).encode())
+
+    def _follows(self, head: Head) -> bool:
+        """Whether a staged HEAD could still be sent on top of the one stored now."""
+        former = self.stored.head
+        return (
+            (head.claim.epoch, head.claim.instance) == (former.claim.epoch, former.claim.instance)
+            and head.content.lineage == former.content.lineage
+            and head.content.generation == former.content.generation + 1
+        )
+
+    def _rebase(self, now: Stored | None) -> None:
+        """HEAD is not what we left. Where the claim and the content are still ours (a request of our killed predecessor came
+        in late), go on from there; everything else is another holder."""
+        if now is None or not lease.holds(now.head, epoch=self._epoch, instance=self._instance):
+            raise Fenced
+        staged = self.index.pending_meta
+        known = Origin().at(self.content)
+        if not known.of(now.head.content) and not (staged and Origin.decode(staged).of(now.head.content)):
+            raise Fenced
+        self.stored = now
+
+
+def _putter(store: ObjectStore, bucket: str, key: str, segment: statehash.Segment) -> Callable[[], None]:
+    def put() -> None:
+        store.put(bucket, key, memoryview(segment))
+
+    return put
+
+
+def reclaim(heads: HeadFile, *, epoch: int, instance: str) -> Stored:
+    """HEAD as the holder finds it after its process was started again; Fenced where the claim is another's."""
+    stored = heads.read()
+    if stored is None or not lease.holds(stored.head, epoch=epoch, instance=instance):
+        raise Fenced
+    return stored

@@ -1,0 +1,107 @@
+"""A restore: the segments of one generation become the tree. All or nothing, also over kill -9.
+
+The tree is built in `.the0/restore` and renamed into place child by child, under the mark `index.restoring`; the index is written
+last. A start that finds the mark wipes and does it again.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Iterator
+
+from the0 import names, statehash
+from the0.errors import ExitCode, Fatal, Permanent, clip
+from the0.objects.store import Missing, ObjectStore
+from the0.sync.head import Content, SegmentRef
+from the0.sync.lanes import fetch_ahead
+from the0.sync.local import Origin, StateFolder
+
+FETCHES = 3
+"""Segments under way at once: with the one being applied, they bound the memory of a restore."""
+
+
+class StoppedEarly(Fatal):
+    """A stop was asked for before the bot had started."""
+
+    def __init__(self) -> None:
+        super().__init__("A stop was asked for before the bot had started.", code=ExitCode.STOPPED_EARLY)
+
+
+def restore(
+    folder: StateFolder,
+    content: Content,
+    *,
+    store: ObjectStore,
+    bucket: str,
+    bot_id: str,
+    origin: Origin,
+    max_bytes: int,
+    stop: threading.Event,
+) -> statehash.Index:
+    """Puts `content` into the folder, whose tree must be empty, and returns its saved index.
+
+    Raises Permanent (STATE_DAMAGED) where a segment is missing or not what HEAD names, STATE_LIMIT where the tree would
+    be too large, StoppedEarly, OSError of the local disk. The tree is empty or marked afterwards, never half and unmarked.
+    """
+    folder.mark_restoring()
+    folder.drop_index()
+    if content.segments:
+        build_fd = folder.fresh_folder(names.RESTORE)
+        try:
+            built = statehash.Restore(build_fd, max_bytes=max_bytes)
+            _apply(built, content, store=store, bucket=bucket, bot_id=bot_id, stop=stop)
+            folder.move_in(build_fd)
+        finally:
+            os.close(build_fd)
+        index = built.index(folder.root_fd)
+    else:
+        index = statehash.Index()
+    index.set_meta(origin.at(content).encode())
+    folder.save_index(index)
+    folder.unmark_restoring()
+    return index
+
+
+def _apply(
+    built: statehash.Restore,
+    content: Content,
+    *,
+    store: ObjectStore,
+    bucket: str,
+    bot_id: str,
+    stop: threading.Event,
+) -> None:
+    try:
+        for segment, data in fetch_segments(content, store=store, bucket=bucket):
+            if stop.is_set():
+                raise StoppedEarly
+            built.apply(data, key=segment.key, digest=segment.digest)
+        built.finish()
+    except statehash.LimitError as reason:
+        raise Permanent(
+            f"Generation {content.generation} of bot {bot_id} is over MAX_STATE_SIZE_MB ({clip(str(reason))}): raise the limit to start it.",
+            code=ExitCode.STATE_LIMIT,
+        ) from reason
+    except (statehash.FormatError, statehash.DigestError) as reason:
+        raise Permanent(
+            f"Generation {content.generation} of bot {bot_id} is damaged in the store ({clip(str(reason))}): nothing was started; "
+            "`runtime state verify` lists what is wrong, `runtime state adopt --local` takes a local tree instead.",
+            code=ExitCode.STATE_DAMAGED,
+        ) from reason
+
+
+def fetch_segments(content: Content, *, store: ObjectStore, bucket: str) -> Iterator[tuple[SegmentRef, bytes]]:
+    """The segments of a generation with their bytes, in order. Raises Permanent (STATE_DAMAGED) for a missing one."""
+
+    def fetch(segment: SegmentRef) -> tuple[SegmentRef, bytes]:
+        try:
+            return segment, store.get(bucket, segment.key, limit_bytes=segment.bytes).data
+        except Missing as reason:
+            raise Permanent(
+                f"The segment {segment.key} that HEAD names is not in bucket {bucket}: nothing was started; "
+                "put it back from a copy of the bucket, or choose a local tree with `runtime state adopt --local`.",
+                code=ExitCode.STATE_DAMAGED,
+            ) from reason
+
+    return fetch_ahead(content.segments, fetch, window=FETCHES)
