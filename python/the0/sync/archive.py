@@ -103,7 +103,7 @@ def merge(*, base: Mapping[str, str], theirs: Mapping[str, str], ours: Mapping[s
     kept: list[str] = []
     for key in sorted(base.keys() | theirs.keys()):
         wanted, known, present = theirs.get(key), base.get(key), ours.get(key)
-        if wanted == known or wanted == present:
+        if wanted in (known, present):
             continue
         if present != known:
             kept.append(key)
@@ -188,12 +188,25 @@ def extract(archive_fd: int, target_fd: int, *, max_bytes: int, name: str) -> No
                     left -= _extract_member(tar, member, target_fd, left=left, name=name)
             while raw.read(1 << 20):
                 pass  # to the end, so that gzip checks its digest and length
-    except (tarfile.TarError, EOFError, zlib.error, gzip.BadGzipFile, ValueError) as reason:
+    except OSError as reason:
+        if isinstance(reason, gzip.BadGzipFile):
+            raise _damaged(name, reason) from reason
+        if reason.errno not in (errno.ENOTDIR, errno.EISDIR, errno.ENAMETOOLONG, errno.ELOOP, errno.EEXIST):
+            raise
         raise Permanent(
-            f"The state archive {name} is truncated or damaged ({clip(str(reason))}): nothing was started or changed; "
-            "write it again, or delete it.",
+            f"The state archive {name} holds names that contradict each other or are too long ({clip(str(reason))}): it is not imported.",
             code=ExitCode.STATE_DAMAGED,
         ) from reason
+    except (tarfile.TarError, EOFError, zlib.error, ValueError) as reason:
+        raise _damaged(name, reason) from reason
+
+
+def _damaged(name: str, reason: Exception) -> Permanent:
+    return Permanent(
+        f"The state archive {name} is truncated or damaged ({clip(str(reason))}): nothing was started or changed; "
+        "write it again, or delete it.",
+        code=ExitCode.STATE_DAMAGED,
+    )
 
 
 def _extract_member(tar: object, member: object, target_fd: int, *, left: int, name: str) -> int:
@@ -254,5 +267,3 @@ def _member_path(path: str, name: str) -> str:
             code=ExitCode.STATE_DAMAGED,
         )
     return "/".join(parts)
-
-

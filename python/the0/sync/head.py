@@ -152,6 +152,8 @@ def decode(data: bytes, *, bot_id: str) -> Head:
         if not isinstance(body, dict):
             raise ValueError("it is no JSON object")
         _check_format(body, bot_id)
+        if canonical.dumps(body).encode() != data:
+            raise ValueError("it is not written as the runtime writes it")
         told = body.pop("self_digest", None)
         if told != statehash.digest(canonical.dumps(body).encode()):
             raise ValueError("its digest does not match its bytes")
@@ -161,7 +163,7 @@ def decode(data: bytes, *, bot_id: str) -> Head:
             if not segment.key.startswith(prefix):
                 raise ValueError(f"it names the segment {clip(segment.key)} of another bot")
         return head
-    except (ValueError, KeyError, TypeError, RecursionError) as reason:
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as reason:
         raise Permanent(
             f"HEAD of bot {bot_id} cannot be used ({clip(str(reason))}): nothing was started or changed; put a good copy of "
             f"{names.head_key(bot_id)} back, or choose the local tree with `runtime state adopt --local`.",

@@ -51,7 +51,7 @@ class Lane:
             if self._error is None:
                 try:
                     work()
-                except BaseException as reason:
+                except BaseException as reason:  # noqa: BLE001 - raised again in the caller's thread
                     self._error = reason
             self._free.release()
 
@@ -94,5 +94,5 @@ class _Fetch(Generic[Item, Result]):
     def _run(self) -> None:
         try:
             self._result.append(self._fetch(self._item))
-        except BaseException as reason:
+        except BaseException as reason:  # noqa: BLE001 - raised again in the caller's thread
             self._error = reason

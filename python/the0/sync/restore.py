@@ -80,7 +80,7 @@ def _apply(
         built.finish()
     except statehash.LimitError as reason:
         raise Permanent(
-            f"Generation {content.generation} of bot {bot_id} is over MAX_STATE_SIZE_MB ({clip(str(reason))}): raise the limit to start it.",
+            f"Generation {content.generation} of bot {bot_id} is over MAX_STATE_SIZE_MB ({clip(str(reason))}): raise the limit.",
             code=ExitCode.STATE_LIMIT,
         ) from reason
     except (statehash.FormatError, statehash.DigestError) as reason:

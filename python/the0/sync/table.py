@@ -14,6 +14,7 @@ from the0.sync.head import Head
 from the0.sync.local import Origin
 
 FAILING_S = 60.0
+ANOTHER_HOST = "another host ran it since"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -136,7 +137,7 @@ def _compare(local: Local, remote: Remote, origin: Origin, head: Head) -> Decisi
     if origin.lineage != content.lineage:
         return Decision(tree="refuse", why="the local tree is of another lineage than the store's")
     if content.generation > origin.generation:
-        return _from_store(local, remote, why="another host ran it since")
+        return _from_store(local, remote, why=ANOTHER_HOST)
     if content.generation < origin.generation:
         return Decision(
             tree="refuse",

@@ -1,0 +1,371 @@
+"""The sync daemon: as long as a bot runs, its state and logs follow into the store; at its end, all of it.
+
+One loop owns the state (`Keeper`), one thread ships logs. Both stop when told, the final commit and the last lines last.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+from the0 import files, names, statehash
+from the0.errors import ExitCode, Fatal, Fault, clip
+from the0.objects.store import ObjectStore, PreconditionFailed, Unavailable
+from the0.settings import SyncSettings
+from the0.sync import imports, lease
+from the0.sync.archive import ArchiveFile
+from the0.sync.commit import SDK_PREFIX, Committed, Committer, Fenced, OverLimit, reclaim
+from the0.sync.head import HeadFile
+from the0.sync.local import Origin, StateFolder
+from the0.sync.logs import LogShipper
+from the0.sync.table import FAILING_S
+
+TICK_S = 1.0
+"""How often the tree's metadata are looked at; less often where that would take over 1/20 of a core."""
+SHARE = 20
+ARCHIVE_EVERY_S = 60.0
+_WORTH_TRIMMING_BYTES = 1 << 20
+FINAL_S = 60.0
+"""How long a stop goes on trying to reach a store that does not answer."""
+
+
+@dataclass(slots=True)
+class _Said:
+    """What was said already, so that it is said once."""
+
+    over_limit: bool = False
+    failing: bool = False
+    archive: bool = False
+    incomplete: tuple[str, ...] = ()
+    specials: bool = False
+
+
+class Keeper:
+    """Keeps one state folder in the store under one claim. `one_pass` is called until the bot has ended, then `finish`."""
+
+    def __init__(
+        self,
+        settings: SyncSettings,
+        store: ObjectStore,
+        *,
+        folder: StateFolder,
+        committer: Committer,
+        say: Callable[[str], None],
+        now_s: float,
+    ) -> None:
+        self._settings = settings
+        self._folder = folder
+        self._committer = committer
+        self._archive = ArchiveFile(store, bucket=settings.buckets.state, bot_id=settings.bot_id)
+        self._say = say
+        self._said = _Said()
+        # A predecessor may have died between a commit and its archive.
+        archived = committer.content.archive
+        self._archive_due = (archived.generation if archived else 0) < committer.content.generation
+        self._archived_s = now_s
+        self._looked_s = now_s
+        self._read_s = now_s
+        self._failing_since_s: float | None = None
+        self._next_try_s = 0.0
+        self._backoff_s = TICK_S
+        self.store_down = False
+        """The store has been out of reach for longer than the policy allows."""
+
+    def one_pass(self, now_s: float) -> float:
+        """Looks, commits what changed, keeps the claim in sight. Returns the seconds until the next look is due. Raises Fenced."""
+        begun = time.thread_time()
+        scan = self._committer.scan()
+        cost_s = time.thread_time() - begun
+        try:
+            if now_s >= self._next_try_s:
+                if scan or self._committer.index.pending_meta is not None:
+                    self._commit(scan)
+                if now_s - self._looked_s >= lease.LOOK_S:
+                    self._committer.look()
+                    self._looked_s = now_s
+                self._publish(now_s, at_most_every_s=ARCHIVE_EVERY_S)
+                self._recovered(now_s)
+        except Unavailable as reason:
+            self._failed(reason, now_s)
+        except Fault as reason:
+            self._failed(reason, now_s)
+        except OSError as reason:
+            self._failed(files.disk_fault(reason, f"storing the state of bot {self._settings.bot_id}"), now_s)
+        return max(TICK_S, cost_s * SHARE)
+
+    def finish(self, *, deadline_s: float, now_s: Callable[[], float] = time.monotonic) -> None:
+        """The final commit and the archive. The bot has ended. Raises the last Fault when the deadline has passed, or Fenced."""
+        while True:
+            try:
+                scan = self._committer.scan()
+                if scan or self._committer.index.pending_meta is not None:
+                    self._commit(scan)
+                if self._said.over_limit:
+                    raise Fatal("it is over MAX_STATE_SIZE_MB.", code=ExitCode.STATE_LIMIT)
+                self._publish(now_s(), at_most_every_s=0.0)
+                return
+            except Unavailable:
+                if now_s() >= deadline_s:
+                    raise
+                threading.Event().wait(0.2)
+            except OSError as reason:
+                raise files.disk_fault(reason, f"storing the last state of bot {self._settings.bot_id}") from reason
+
+    def release(self) -> None:
+        """The last thing of a run: the next one need not wait for us."""
+        self._committer.record(release=True)
+
+    def set_aside_unsynced(self) -> None:
+        """After a fence, once the bot has ended: another instance went on from the last generation; what is newer here is kept aside."""
+        if self._committer.scan():
+            name = self._folder.set_aside("fenced")
+            self._say(
+                f"Another instance took over; unsynced state is set aside as {names.RESERVED_DIR}/{names.ASIDE}/{name}."
+            )
+
+    # --- parts of a pass --------------------------------------------------------------------------
+
+    def _commit(self, scan: statehash.Scan) -> None:
+        try:
+            done = self._committer.commit(scan)
+        except OverLimit as reason:
+            if not self._said.over_limit:
+                self._said.over_limit = True
+                self._say(reason.sentence)
+            return
+        if self._said.over_limit:
+            self._said.over_limit = False
+            self._say("The state is within its limit again and was stored.")
+        self._tell(done)
+        if done.touched_sdk:
+            self._archive_due = True
+        if done.stored_bytes > _WORTH_TRIMMING_BYTES:
+            statehash.trim()
+
+    def _publish(self, now_s: float, *, at_most_every_s: float) -> None:
+        if not self._archive_due or now_s - self._archived_s < at_most_every_s:
+            return
+        former = self._committer.content.archive
+        if former is None and self._committer.index.get(SDK_PREFIX) is None:
+            self._archive_due = False  # the bot never had SDK state: there is nothing to show
+            return
+        self._archived_s = now_s
+        try:
+            fits = imports.publish(
+                self._folder, self._committer, self._archive, former_etag=former.etag if former else None
+            )
+        except PreconditionFailed:
+            fits = True
+            if not self._said.archive:
+                self._said.archive = True
+                self._say("The state archive was written from outside; it is imported at the bot's next start.")
+        if not fits and not self._said.archive:
+            self._said.archive = True
+            self._say("The SDK state is over 100 MiB: it is stored, but the state archive no longer follows it.")
+        self._archive_due = False
+
+    def _tell(self, done: Committed) -> None:
+        if done.incomplete and done.incomplete != self._said.incomplete:
+            self._say(
+                "Files over MAX_STATE_FILE_SIZE_MB or unreadable keep their last stored version: "
+                + clip(", ".join(done.incomplete))
+            )
+        self._said.incomplete = done.incomplete
+        if done.specials and not self._said.specials:
+            self._said.specials = True
+            self._say(
+                "Sockets, pipes and devices in the state folder are not stored: " + clip(", ".join(done.specials))
+            )
+
+    def _failed(self, reason: Fault, now_s: float) -> None:
+        if self._failing_since_s is None:
+            self._failing_since_s = now_s
+        self._next_try_s = now_s + self._backoff_s
+        self._backoff_s = min(self._backoff_s * 2, 15.0)
+        failing_s = now_s - self._failing_since_s
+        if not self._said.failing:
+            self._said.failing = True
+            self._say(f"State is not stored for now: {reason.sentence}")
+        if failing_s > FAILING_S:
+            origin = Origin.decode(self._committer.index.meta)
+            if origin.failing_since_s is None:
+                since_s = time.time() - failing_s
+                self._committer.index.set_meta(replace(origin, failing_since_s=since_s).encode())
+        if (
+            failing_s > lease.BLIND_S
+            and isinstance(reason, Unavailable)
+            and self._settings.policies.store_down == "stop"
+        ):
+            self.store_down = True
+
+    def _recovered(self, now_s: float) -> None:
+        if self._failing_since_s is None:
+            return
+        if self._said.failing:
+            self._say(f"State is stored again after {now_s - self._failing_since_s:.0f} s.")
+        self._said.failing = False
+        self._failing_since_s = None
+        self._backoff_s = TICK_S
+        origin = Origin.decode(self._committer.index.meta)
+        if origin.failing_since_s is not None:
+            self._committer.index.set_meta(replace(origin, failing_since_s=None).encode())
+
+
+def run(
+    settings: SyncSettings,
+    store: ObjectStore,
+    *,
+    instance: str,
+    epoch: int,
+    stop: threading.Event,
+    notify: Callable[[str], None],
+    done_file: str | None = None,
+    notes: tuple[str, ...] = (),
+) -> int:
+    """Syncs until `stop` is set (or the done file appears), then for the last time. Returns the exit code: 0, 209 where the last state or
+    logs did not reach the store, 210 where another instance took over.
+
+    Never claims and never restores: it goes on under (instance, epoch), also after it died and was started again. `notify` is told
+    "ready", "fenced" and "store-down"; the latter two mean: stop the bot, then set `stop`. `notes` go to the bot's log.
+    """
+    with StateFolder(settings.paths.state) as folder:
+        try:
+            keeper, shipper = _begin(settings, store, folder, instance=instance, epoch=epoch)
+        except Fenced:
+            _fence(settings, notify, stop)
+            return ExitCode.FENCED
+        for note in notes:
+            shipper.say(note, level="info")
+        logs_stop = threading.Event()
+        logs = threading.Thread(target=shipper.run, args=(logs_stop,), name="logs", daemon=True)
+        logs.start()
+        notify("ready")
+        fenced = False
+        try:
+            _loop(settings, keeper, stop=stop, notify=notify, done_file=done_file)
+        except Fenced:
+            fenced = True
+            shipper.fence()
+            _fence(settings, notify, stop)
+        return _end(keeper, shipper, logs, logs_stop, fenced=fenced)
+
+
+def _begin(
+    settings: SyncSettings, store: ObjectStore, folder: StateFolder, *, instance: str, epoch: int
+) -> tuple[Keeper, LogShipper]:
+    stored = reclaim(
+        HeadFile(store, bucket=settings.buckets.state, bot_id=settings.bot_id), epoch=epoch, instance=instance
+    )
+    index = folder.open_index()
+    if index is None:
+        raise Fatal(
+            f"{settings.paths.state} has no index: run `runtime daemon init` first, which restores the state.",
+            code=ExitCode.REFUSED,
+        )
+    limits = settings.limits
+    committer = Committer(
+        store=store,
+        bucket=settings.buckets.state,
+        bot_id=settings.bot_id,
+        folder=folder,
+        index=index,
+        stored=stored,
+        max_bytes=limits.state_bytes,
+        max_file_bytes=limits.state_file_bytes if limits.state_file_bytes < limits.state_bytes else None,
+    )
+    committer.resolve()
+    origin = Origin.decode(index.meta)
+    if not origin.of(stored.head.content) and not origin.of(committer.content):
+        raise Fatal(
+            f"The index in {settings.paths.state} is not of the generation that HEAD names: start the bot anew, so that its "
+            "start decides between them.",
+            code=ExitCode.REFUSED,
+        )
+    shipper = LogShipper(
+        store=store,
+        bucket=settings.buckets.logs,
+        bot_id=settings.bot_id,
+        logs_path=settings.paths.logs,
+        spool_path=os.path.join(settings.paths.state, names.RESERVED_DIR, names.SPOOL),
+        epoch=epoch,
+    )
+    keeper = Keeper(settings, store, folder=folder, committer=committer, say=shipper.say, now_s=time.monotonic())
+    return keeper, shipper
+
+
+def _loop(
+    settings: SyncSettings,
+    keeper: Keeper,
+    *,
+    stop: threading.Event,
+    notify: Callable[[str], None],
+    done_file: str | None,
+) -> None:
+    told_down = False
+    while not stop.is_set():
+        wait_s = keeper.one_pass(time.monotonic())
+        if keeper.store_down and not told_down:
+            told_down = True
+            notify("store-down")
+        if done_file is not None and os.path.lexists(done_file):
+            return
+        stop.wait(min(wait_s, settings.interval_s))
+
+
+def _fence(settings: SyncSettings, notify: Callable[[str], None], stop: threading.Event) -> None:
+    """Says it in both ways (`execute` beside us listens to one of them), then waits until the bot was stopped."""
+    try:
+        with files.folder(settings.paths.run) as run_fd:
+            files.write_atomic(run_fd, names.FENCED, b"210\n", durable=False)
+    except OSError:
+        pass  # without the file there is still the notice; in a Pod the folder is shared and writable
+    notify("fenced")
+    stop.wait()
+
+
+def _end(
+    keeper: Keeper, shipper: LogShipper, logs: threading.Thread, logs_stop: threading.Event, *, fenced: bool
+) -> int:
+    # State and logs are finished side by side; the claim is released when both are through.
+    logs_stop.set()
+    shipped: list[bool] = []
+
+    def finish_logs() -> None:
+        logs.join()
+        shipped.append(shipper.finish(FINAL_S))
+
+    last_lines = threading.Thread(target=finish_logs, name="last-lines", daemon=True)
+    code = 0
+    if fenced:
+        keeper.set_aside_unsynced()
+        code = ExitCode.FENCED
+        last_lines.start()
+        last_lines.join()
+        return code
+    last_lines.start()
+    unsaid: list[str] = []
+    try:
+        keeper.finish(deadline_s=time.monotonic() + FINAL_S)
+    except Fenced:
+        keeper.set_aside_unsynced()
+        shipper.fence()
+        code = ExitCode.FENCED
+    except Fault as reason:
+        unsaid.append(f"The last state was not stored: {reason.sentence}")
+        code = ExitCode.FINAL_SYNC
+    last_lines.join()
+    if unsaid:
+        shipper.say(unsaid[0])
+        shipped[:] = [shipper.finish(FINAL_S)]
+    if code == ExitCode.FENCED:
+        return code
+    try:
+        keeper.release()
+    except Fenced:
+        return ExitCode.FENCED
+    except Fault:
+        return code or ExitCode.FINAL_SYNC
+    return code if shipped and shipped[0] else code or ExitCode.FINAL_SYNC
