@@ -13,6 +13,7 @@ from the0.objects.store import PreconditionFailed
 from the0.sync import archive
 from the0.sync.archive import ArchiveFile
 from the0.sync.commit import Committer
+from the0.sync.head import ArchiveRef
 from the0.sync.local import StateFolder
 
 _UNPACKED = "import"
@@ -63,7 +64,7 @@ def publish(folder: StateFolder, committer: Committer, stored: ArchiveFile, *, f
         return False
     data, keys = built
     etag = stored.put(data, former_etag=former_etag, generation=committer.content.generation)
-    committer.record(archive=archive.ArchiveRef(etag, committer.content.generation))
+    committer.record(archive=ArchiveRef(etag, committer.content.generation))
     stored.write_base(etag=etag, keys=keys)
     return True
 

@@ -35,8 +35,8 @@ def verify(store: ObjectStore, *, bucket: str, bot_id: str) -> Verified:
         return Verified(generation=None, problems=(reason.sentence,))
     present = {info.key: info.size for info in store.list(bucket, names.segments_prefix(bot_id))}
     if stored is None:
-        problems = ("There are segments, but no HEAD.",) if present else ()
-        return Verified(generation=None, unreferenced=len(present), problems=problems)
+        lost = ("There are segments, but no HEAD.",) if present else ()
+        return Verified(generation=None, unreferenced=len(present), problems=lost)
     content = stored.head.content
     problems = [
         f"{ref.key} has {present[ref.key]} bytes, HEAD says {ref.bytes}."
