@@ -5,8 +5,7 @@ Names load on first use, from the standard library only; nothing of the runtime 
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
+TYPE_CHECKING = False  # as checkers read it; importing `typing` would cost a bot more than all else here
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
