@@ -4,9 +4,14 @@ SHELL := /bin/bash
 .DELETE_ON_ERROR:
 CACHE := $(CURDIR)/.cache
 VENV := $(CACHE)/venv
-PY := $(VENV)/bin/python
+BIN := $(VENV)/bin
+PY := $(BIN)/python
 PYTHON ?= python3
+ARGS ?=
 export CARGO_TARGET_DIR := $(CACHE)/target
+export PIP_DISABLE_PIP_VERSION_CHECK := 1
+PIP := $(PY) -m pip install --quiet --constraint constraints.txt
+CLIPPY := cargo clippy --quiet --locked --all-targets
 
 .PHONY: help build demo test bench lint format clean
 help: ## this list
@@ -15,14 +20,40 @@ help: ## this list
 $(VENV)/.tools: pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(0 if sys.version_info >= (3, 11) else "Python 3.11 or newer is needed; this is " + sys.version.split()[0] + ". Set PYTHON=/path/to/python3.11.")'
 	@command -v cargo >/dev/null || { echo "cargo is missing: install a Rust toolchain (rustup.rs), then run make again." >&2; exit 1; }
+	@$(PYTHON) -c 'import ensurepip' 2>/dev/null || { echo "$(PYTHON) cannot make virtual environments: install its venv package (Debian: python3-venv), then run make again." >&2; exit 1; }
 	$(PYTHON) -m venv $(VENV)
-	$(PY) -m pip install --quiet --constraint constraints.txt maturin
-	$(PY) -m pip install --quiet --constraint constraints.txt $$($(PY) -c "import tomllib; p = tomllib.load(open('pyproject.toml', 'rb'))['project']; print(*p['dependencies'], *p['optional-dependencies']['dev'])")
+	$(PIP) $$($(PY) -c "import tomllib; p = tomllib.load(open('pyproject.toml', 'rb'))['project']; print(*p['dependencies'], *p['optional-dependencies']['dev'])")
 	@touch $@
 
 RUST := $(shell find crates -name '*.rs' -o -name Cargo.toml) Cargo.toml Cargo.lock
 $(VENV)/.built: $(VENV)/.tools $(RUST)
-	VIRTUAL_ENV=$(VENV) $(VENV)/bin/maturin develop --release --locked --quiet
+	VIRTUAL_ENV=$(VENV) $(BIN)/maturin develop --release --locked --quiet
 	@touch $@
 
 build: $(VENV)/.built ## the package, in .cache/venv
+
+demo: build ## a bot runs, remembers, is killed and comes back; no server needed
+	@$(PY) examples/demo/run.py
+
+test: build ## all tests; a part of them: make test ARGS="tests/sdk -k sleep"
+	cargo test --quiet --locked --workspace
+	$(BIN)/pytest $(ARGS)
+
+bench: build ## measurements, kept in .cache/bench
+	$(PY) benches/run.py $(ARGS)
+
+lint: $(VENV)/.built ## style, types and Rust's own advice
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy --strict
+	cargo fmt --all --check
+	$(CLIPPY) -- -D warnings
+	PYO3_PYTHON=$(PY) $(CLIPPY) --features python -- -D warnings
+
+format: $(VENV)/.tools ## rewrites the sources as `lint` wants them
+	$(BIN)/ruff check --fix --quiet . || true
+	$(BIN)/ruff format .
+	cargo fmt --all
+
+clean: ## removes what was built; downloads and servers stay
+	rm -rf $(VENV) $(CACHE)/target $(CACHE)/ruff $(CACHE)/mypy $(CACHE)/pytest dist
