@@ -6,6 +6,7 @@ Keys are opaque text without a leading slash. ETags are opaque: only compared, a
 
 from __future__ import annotations
 
+import builtins
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Protocol
@@ -56,6 +57,15 @@ class TooLarge(Permanent):
 
 class Unsuitable(Permanent):
     """The store cannot do what the runtime needs (conditional PUT)."""
+
+
+class Refused(Permanent):
+    """The request itself is wrong for this store: a key, bucket name or metadata that it cannot express, or an
+    operation that it does not know."""
+
+
+class LocalDisk(Permanent):
+    """The local disk is full, read-only or failing: of the folder store, or below the descriptor of get_to_file."""
 
 
 class Unavailable(Transient):
@@ -112,7 +122,7 @@ class ObjectStore(Protocol):
         """Objects whose key begins with prefix, in byte order of the keys, beginning after `after`. Pages by itself."""
         ...
 
-    def list_folders(self, bucket: str, prefix: str) -> list[str]:
+    def list_folders(self, bucket: str, prefix: str) -> builtins.list[str]:
         """The distinct next parts (each with its `/`) below a prefix that ends in `/` or is empty; full keys, sorted."""
         ...
 
@@ -120,9 +130,7 @@ class ObjectStore(Protocol):
         """Idempotent: a missing object is no error."""
         ...
 
-    def append(
-        self, bucket: str, key: str, data: Bytes, *, etag: str | None, metadata: Mapping[str, str]
-    ) -> str:
+    def append(self, bucket: str, key: str, data: Bytes, *, etag: str | None, metadata: Mapping[str, str]) -> str:
         """Makes the object its former content plus `data`, replacing its metadata, without moving the former content through
         this process where the store allows. Conditional on `etag` as far as the store can (S3 composes server-side and
         checks the copied source's ETag). Raises Missing, PreconditionFailed."""
