@@ -82,19 +82,29 @@ class BotSettings:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ExecuteSettings:
     bot: BotSettings
-    sync: SyncSettings
+    paths: Paths
+    buckets: Buckets
+    store: StoreSettings | None
+    """None only where nothing is synced here and no store is named: then the code must be in CODE_PATH already."""
+    sync: SyncSettings | None
+    """None where a sidecar syncs, or nobody."""
     stop_grace_s: float
     ended_instance: str | None
     slot: str | None
     run_token: str | None
 
 
-def read_execute(environ: Mapping[str, str]) -> ExecuteSettings:
+def read_execute(environ: Mapping[str, str], *, skip_sync: bool = False) -> ExecuteSettings:
     """Raises Fatal (USAGE) in one sentence for whatever is missing or malformed."""
     bot = read_bot(environ)
+    named = environ.get(names.OBJECT_STORE_DIR) or environ.get(names.MINIO_ENDPOINT)
+    sync = None if skip_sync else read_sync(environ, bot_id=bot.bot_id)
     return ExecuteSettings(
         bot=bot,
-        sync=read_sync(environ, bot_id=bot.bot_id),
+        paths=read_paths(environ),
+        buckets=read_buckets(environ),
+        store=read_store(environ) if named else None,
+        sync=sync,
         stop_grace_s=_duration_s(environ, names.STOP_GRACE_S, 30.0),
         ended_instance=environ.get(names.THE0_ENDED) or None,
         slot=environ.get(names.THE0_SLOT) or None,
@@ -127,12 +137,7 @@ def read_sync(environ: Mapping[str, str], *, bot_id: str, interval_s: float = 60
     return SyncSettings(
         bot_id=bot_id,
         store=read_store(environ),
-        buckets=Buckets(
-            code=environ.get(names.MINIO_CODE_BUCKET) or environ.get(names.MINIO_BUCKET) or "custom-bots",
-            state=environ.get(names.MINIO_STATE_BUCKET) or "bot-state",
-            logs=environ.get(names.MINIO_LOGS_BUCKET) or "bot-logs",
-            query_results=environ.get(names.MINIO_QUERY_RESULTS_BUCKET) or "query-results",
-        ),
+        buckets=read_buckets(environ),
         limits=Limits(
             state_bytes=state_mb,
             state_file_bytes=_megabytes(environ, names.MAX_STATE_FILE_SIZE_MB, state_mb),
@@ -140,6 +145,15 @@ def read_sync(environ: Mapping[str, str], *, bot_id: str, interval_s: float = 60
         paths=read_paths(environ),
         policies=read_policies(config),
         interval_s=interval_s,
+    )
+
+
+def read_buckets(environ: Mapping[str, str]) -> Buckets:
+    return Buckets(
+        code=environ.get(names.MINIO_CODE_BUCKET) or environ.get(names.MINIO_BUCKET) or "custom-bots",
+        state=environ.get(names.MINIO_STATE_BUCKET) or "bot-state",
+        logs=environ.get(names.MINIO_LOGS_BUCKET) or "bot-logs",
+        query_results=environ.get(names.MINIO_QUERY_RESULTS_BUCKET) or "query-results",
     )
 
 
@@ -168,7 +182,9 @@ def read_store(environ: Mapping[str, str]) -> StoreSettings:
         )
     if "://" in endpoint or "/" in endpoint:
         raise _usage(
-            names.MINIO_ENDPOINT, f"is {clip(endpoint)!r}", "write host:port without a scheme; MINIO_USE_SSL selects TLS"
+            names.MINIO_ENDPOINT,
+            f"is {clip(endpoint)!r}",
+            "write host:port without a scheme; MINIO_USE_SSL selects TLS",
         )
     return StoreSettings(
         endpoint=endpoint,

@@ -1,0 +1,211 @@
+"""Child processes: forked with our memory, or started anew without any of it; ended, reaped, and their strays found.
+
+Only for a single-threaded parent: what runs between fork and exec here is Python.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from the0 import privacy
+from the0.errors import ExitCode, Fault
+
+if TYPE_CHECKING:
+    from threading import Event
+
+_RESET = tuple(number for number in range(1, 32) if number not in (signal.SIGKILL, signal.SIGSTOP))
+_LEFT_ALONE = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)
+
+
+@dataclass(frozen=True, slots=True)
+class End:
+    """How a process ended: by an exit code, or by a signal."""
+
+    code: int | None
+    signal: int | None
+
+    @property
+    def exit_code(self) -> int:
+        """As a shell has it: 128+N for signal N."""
+        return self.code if self.code is not None else 128 + (self.signal or 0)
+
+    def __str__(self) -> str:
+        if self.signal is None:
+            return f"exit code {self.code}"
+        try:
+            return f"signal {self.signal} ({signal.Signals(self.signal).name})"
+        except ValueError:
+            return f"signal {self.signal}"
+
+
+@dataclass(frozen=True, slots=True)
+class Forked:
+    """A forked child of ours. Closing `control_fd` asks it to stop; so does our own death."""
+
+    pid: int
+    control_fd: int
+
+
+def fork_child(name: str, work: Callable[[Event], int], *, keep: Iterable[int]) -> Forked:
+    """Forks without exec: the child has our memory (and stays non-dumpable), of our descriptors only `keep`,
+    a session of its own, and ends with `work(stop)` as its exit code. Faults become a sentence on stderr and their code.
+
+    Signals that a terminal, a service manager or a bot may send to it are ignored: `stop` is set when we close the control
+    descriptor or die.
+    """
+    control_read, control_write = os.pipe()
+    pid = os.fork()
+    if pid != 0:
+        os.close(control_read)
+        return Forked(pid=pid, control_fd=control_write)
+    code = int(ExitCode.INTERNAL)
+    try:
+        signal.set_wakeup_fd(-1)
+        for number in _LEFT_ALONE:
+            signal.signal(number, signal.SIG_IGN)
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+        os.setsid()
+        privacy.close_others((*keep, control_read))
+        privacy.set_name(f"the0-{name}")
+        from threading import Event, Thread  # not in the parent: it needs no threads
+
+        stop = Event()
+        Thread(target=_watch_control, args=(control_read, stop), name="control", daemon=True).start()
+        code = work(stop)
+    except Fault as fault:
+        print(f"the0: {fault.sentence}", file=sys.stderr, flush=True)
+        code = int(fault.code)
+    except BaseException:  # noqa: BLE001 - nothing may return into the parent's code; the traceback says it all
+        sys.excepthook(*sys.exc_info())
+    finally:
+        os._exit(code)
+
+
+def _watch_control(fd: int, stop: Event) -> None:
+    while os.read(fd, 1):
+        pass
+    stop.set()
+
+
+@dataclass(frozen=True, slots=True)
+class Spawned:
+    """A program that was started. `failure_fd` says whether exec worked, see `exec_failure`."""
+
+    pid: int
+    failure_fd: int
+
+
+def spawn(
+    argv: Sequence[str],
+    *,
+    env: Mapping[str, str],
+    folder: str,
+    output_fd: int,
+    word_fd: int | None = None,
+) -> Spawned:
+    """Starts a program in its own session and process group: stdin is empty, stdout and stderr are `output_fd`,
+    descriptor 3 is `word_fd` if given, there are no others; signals are as after login. `argv[0]` is an absolute path."""
+    failure_read, failure_write = os.pipe()
+    pid = os.fork()
+    if pid != 0:
+        os.close(failure_write)
+        return Spawned(pid=pid, failure_fd=failure_read)
+    number = 0
+    try:
+        signal.set_wakeup_fd(-1)
+        for each in _RESET:
+            signal.signal(each, signal.SIG_DFL)
+        os.setsid()
+        # Out of the way of 0 to 3 first, so that no dup2 below overwrites a descriptor that is needed still.
+        failure_write, output_fd = _above(failure_write), _above(output_fd)
+        word_fd = _above(word_fd) if word_fd is not None else None
+        os.dup2(os.open(os.devnull, os.O_RDWR), 0)
+        os.dup2(output_fd, 1)
+        os.dup2(output_fd, 2)
+        if word_fd is not None:
+            os.dup2(word_fd, 3)
+        privacy.close_others((failure_write, *((3,) if word_fd is not None else ())))
+        os.chdir(folder)
+        os.execve(argv[0], list(argv), dict(env))
+    except OSError as failure:
+        number = failure.errno or 0
+    except BaseException:  # noqa: BLE001, S110 - as in fork_child; the parent sees an exec that failed
+        pass
+    finally:
+        os.write(failure_write, number.to_bytes(4, "little"))
+        os._exit(127)
+
+
+def _above(fd: int) -> int:
+    while fd <= 3:
+        fd = os.dup(fd)
+    return fd
+
+
+def exec_failure(started: Spawned) -> OSError | None:
+    """Waits until the program's exec has happened, and says why it failed if it did. Once."""
+    try:
+        told = os.read(started.failure_fd, 4)
+    finally:
+        os.close(started.failure_fd)
+    if not told:
+        return None
+    number = int.from_bytes(told, "little")
+    return OSError(number, os.strerror(number) if number else "the program could not be started")
+
+
+def reap() -> list[tuple[int, End]]:
+    """All children that have ended since the last call, orphans that became ours included."""
+    ended: list[tuple[int, End]] = []
+    while True:
+        try:
+            pid, status = os.waitpid(-1, os.WNOHANG)
+        except ChildProcessError:
+            return ended
+        if pid == 0:
+            return ended
+        code = os.waitstatus_to_exitcode(status)
+        ended.append((pid, End(code=code, signal=None) if code >= 0 else End(code=None, signal=-code)))
+
+
+def send(pid: int, number: int) -> None:
+    """Signals a child that was not reaped yet; one that ended already is no error."""
+    try:
+        os.kill(pid, number)
+    except ProcessLookupError:
+        pass  # a zombie, or nearly: its end is on its way to us
+
+
+def send_group(pid: int, number: int) -> None:
+    """Signals the group of a child that was not reaped yet."""
+    try:
+        os.killpg(pid, number)
+    except (ProcessLookupError, PermissionError):
+        send(pid, number)  # its session is not set up yet, or a member is another user's
+
+
+def children() -> list[int]:
+    """Our direct children now, zombies included."""
+    me = os.getpid()
+    try:
+        with open(f"/proc/self/task/{me}/children", "rb") as listed:
+            return [int(pid) for pid in listed.read().split()]
+    except OSError:
+        return [pid for pid in _processes() if _parent(pid) == me]
+
+
+def _processes() -> list[int]:
+    return [int(name) for name in os.listdir("/proc") if name.isdigit()]
+
+
+def _parent(pid: int) -> int:
+    try:
+        with open(f"/proc/{pid}/stat", "rb") as told:
+            return int(told.read().rpartition(b")")[2].split()[1])
+    except (OSError, IndexError, ValueError):
+        return 0  # it has ended

@@ -1,0 +1,288 @@
+"""The `runtime` command: reads argv, dispatches, turns faults into one sentence and an exit code.
+
+`execute` goes past argparse and everything else that costs time at its start.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import argparse
+    from threading import Event
+
+    from the0.objects.store import ObjectStore
+    from the0.settings import SyncSettings
+
+USAGE = 2
+"""Of a command line that makes no sense; `execute`'s own is in the table of exit codes."""
+
+_EXECUTE_HELP = """\
+usage: runtime execute [--skip-sync] [--skip-query-server]
+
+Runs one bot, as the environment describes it: fetches its code and state, runs it, keeps state and logs in the
+store, and ends with the bot's exit code. `runtime help exit-codes` lists those of our own.
+
+  --skip-sync           neither claim, restore nor sync state: a sidecar does (code is fetched into an empty CODE_PATH)
+  --skip-query-server   start no query server beside the bot
+
+required:  BOT_ID  RUNTIME  ENTRYPOINT  and MINIO_ENDPOINT, MINIO_ACCESS_KEY, MINIO_SECRET_KEY or OBJECT_STORE_DIR
+optional:  CODE_FILE (key of the archive; empty: the code is in CODE_PATH)  BOT_CONFIG ({})  BOT_TYPE (realtime)
+           CODE_PATH (/bot)  STATE_PATH (/state)  LOGS_PATH (/var/the0/logs)  THE0_RUN_DIR (/var/the0)
+           STOP_GRACE_S (30)  MAX_STATE_SIZE_MB (8192)  MAX_STATE_FILE_SIZE_MB
+           MINIO_USE_SSL  MINIO_REGION  MINIO_CODE_BUCKET (custom-bots)  MINIO_STATE_BUCKET (bot-state)
+           MINIO_LOGS_BUCKET (bot-logs)
+"""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    argv = list(sys.argv[1:] if argv is None else argv)
+    if argv[:1] == ["execute"]:
+        return _execute(argv[1:])
+    return _others(argv)
+
+
+def _execute(flags: Sequence[str]) -> int:
+    if "--help" in flags or "-h" in flags:
+        print(_EXECUTE_HELP, end="")
+        return 0
+    skip_sync = False
+    for flag in flags:
+        if flag == "--skip-sync":
+            skip_sync = True
+        elif flag in ("--query-server-only", "--query") or flag.startswith("--query="):
+            return _refuse_execute(f"{flag.partition('=')[0]} is not part of this version yet: run the bot without it.")
+        elif flag != "--skip-query-server":
+            return _refuse_execute(f"runtime execute knows no {flag!r}: `runtime execute --help` lists its flags.")
+    # A request to stop that comes before there is anybody to hear it waits; PID 1 would lose it.
+    signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGTERM, signal.SIGINT, signal.SIGHUP))
+    from the0.execute import run
+
+    return run.execute(os.environ, skip_sync=skip_sync)
+
+
+def _refuse_execute(sentence: str) -> int:
+    from the0.errors import ExitCode
+
+    _tell(sentence)
+    return ExitCode.USAGE
+
+
+def _others(argv: Sequence[str]) -> int:
+    from the0.errors import Fault
+
+    parser = _parser()
+    if not argv:
+        parser.print_help()
+        return USAGE
+    arguments = parser.parse_args(argv)
+    try:
+        code: int = arguments.run(arguments)
+    except Fault as fault:
+        _tell(fault.sentence)
+        return int(fault.code)
+    except BrokenPipeError:
+        # The reader (`| head`) has seen enough; nothing more may be written at exit either.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        return 0
+    return code
+
+
+def _parser() -> argparse.ArgumentParser:
+    import argparse
+
+    class Parser(argparse.ArgumentParser):
+        def error(self, message: str) -> None:  # type: ignore[override]
+            self.exit(USAGE, f"the0: {message}: `{self.prog} --help` says more.\n")
+
+    parser = Parser(prog="runtime", description="Runs bots, keeps their state and logs safe in an object store.")
+    commands = parser.add_subparsers(metavar="COMMAND", required=True)
+    commands.add_parser("execute", help="run one bot, as the environment describes it", add_help=False)
+
+    daemon = commands.add_parser("daemon", help="the parts of a run as processes of their own (sidecars)")
+    daemons = daemon.add_subparsers(metavar="COMMAND", required=True)
+    _add_daemon_sync(daemons.add_parser("sync", help="keep a bot's state and logs in the store"))
+    _add_daemon_init(daemons.add_parser("init", help="claim and restore a bot's state, fetch its code, then exit"))
+
+    state = commands.add_parser("state", help="look at a bot's stored state, check it, decide about it")
+    _add_state(state.add_subparsers(metavar="COMMAND", required=True))
+
+    version = commands.add_parser("version", help="the version")
+    version.set_defaults(run=_version)
+    helping = commands.add_parser("help", help="help on a topic")
+    helping.add_argument("topic", choices=["exit-codes"])
+    helping.set_defaults(run=_exit_codes)
+    return parser
+
+
+# --- daemon ---------------------------------------------------------------------------------------
+
+
+def _add_daemon_sync(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--bot-id", required=True)
+    parser.add_argument("--state-path", help="default: STATE_PATH, /state")
+    parser.add_argument("--logs-path", help="default: LOGS_PATH, /var/the0/logs")
+    parser.add_argument("--interval", help="seconds, or like 30s, 5m (default 60s)")
+    parser.add_argument("--watch-done", metavar="FILE", help="sync for the last time when FILE appears, then exit")
+    parser.add_argument("--readiness-port", type=int, help="serve /readyz there")
+    parser.set_defaults(run=_daemon_sync)
+
+
+def _add_daemon_init(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--bot-id", required=True)
+    parser.add_argument("--code-file", required=True, help="key of the code archive; empty: fetch no code")
+    parser.add_argument("--code-path", help="default: CODE_PATH, /bot")
+    parser.add_argument("--state-path", help="default: STATE_PATH, /state")
+    parser.set_defaults(run=_daemon_init)
+
+
+def _daemon_sync(arguments: argparse.Namespace) -> int:
+    from the0.sync import sidecar
+
+    settings = _settings(arguments, interval=arguments.interval)
+    stop = _stop_on_signals()
+    with _Store(settings, stop=stop) as store:
+        return sidecar.keep(
+            settings,
+            store,
+            stop=stop,
+            done_file=arguments.watch_done,
+            readiness_port=arguments.readiness_port,
+        )
+
+
+def _daemon_init(arguments: argparse.Namespace) -> int:
+    from the0 import names
+    from the0.execute import code, target
+    from the0.sync import sidecar
+
+    settings = _settings(arguments)
+    stop = _stop_on_signals()
+    entrypoint = os.environ.get(names.ENTRYPOINT)
+    with _Store(settings, stop=stop) as store:
+        if arguments.code_file:
+            wanted = code.Wanted(
+                bucket=settings.buckets.code,
+                key=arguments.code_file,
+                folder=settings.paths.code,
+                file=target.entry_file(entrypoint) if entrypoint else None,
+            )
+            code.fetch(store, wanted)
+        sidecar.init(settings, store, ended=os.environ.get(names.THE0_ENDED) or None, stop=stop)
+    return 0
+
+
+def _settings(arguments: argparse.Namespace, *, interval: str | None = None) -> SyncSettings:
+    """Of the bot that is named: flags win over the environment."""
+    from the0 import durations, names, settings
+    from the0.errors import ExitCode, Fatal
+
+    environ = dict(os.environ)
+    for flag, variable in (
+        ("state_path", names.STATE_PATH),
+        ("logs_path", names.LOGS_PATH),
+        ("code_path", names.CODE_PATH),
+    ):
+        value = getattr(arguments, flag, None)
+        if value is not None:
+            environ[variable] = value
+    try:
+        interval_s = 60.0 if interval is None else durations.parse_s(interval)
+    except ValueError as reason:
+        raise Fatal(f"--interval is malformed: {reason}.", code=ExitCode.USAGE) from reason
+    return settings.read_sync(environ, bot_id=arguments.bot_id, interval_s=interval_s)
+
+
+class _Store:
+    """The settings' store for one command, in a process that others of our uid cannot look into."""
+
+    def __init__(self, settings: SyncSettings, *, stop: Event | None = None) -> None:
+        from the0 import privacy
+        from the0.objects.open import open_store
+
+        privacy.set_non_dumpable()
+        self._store = open_store(settings.store, deadline_s=15.0, stop=stop)
+
+    def __enter__(self) -> ObjectStore:
+        return self._store
+
+    def __exit__(self, *_: object) -> None:
+        self._store.close()
+
+
+def _stop_on_signals() -> Event:
+    from threading import Event
+
+    stop = Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda _number, _frame: stop.set())
+    return stop
+
+
+# --- state ----------------------------------------------------------------------------------------
+
+
+def _add_state(commands: argparse._SubParsersAction[Any]) -> None:
+    for name, what in (
+        ("show", "the stored generation, its claim, and what lies on this disk"),
+        ("ls", "the files of the stored generation"),
+        ("verify", "read all of it and check every digest"),
+        ("adopt", "decide between local and stored state after a refused start"),
+        ("aside", "the trees that were set aside on this disk"),
+    ):
+        parser = commands.add_parser(name, help=what, description=what)
+        parser.add_argument("bot_id", metavar="BOT")
+        parser.add_argument("--state-path", help="default: STATE_PATH, /state")
+        if name == "adopt":
+            side = parser.add_mutually_exclusive_group(required=True)
+            side.add_argument("--local", dest="side", action="store_const", const="local", help="this disk is right")
+            side.add_argument("--store", dest="side", action="store_const", const="store", help="the store is right")
+        else:
+            parser.add_argument("--json", action="store_true", help="as JSON")
+        parser.set_defaults(run=_state, command=name)
+
+
+def _state(arguments: argparse.Namespace) -> int:
+    from the0.sync import commands
+
+    settings = _settings(arguments)
+    if arguments.command == "aside":
+        return commands.aside(settings, as_json=arguments.json)
+    with _Store(settings) as store:
+        if arguments.command == "adopt":
+            return commands.adopt(settings, store, side=arguments.side)
+        command = {"show": commands.show, "ls": commands.ls, "verify": commands.check}[arguments.command]
+        return command(settings, store, as_json=arguments.json)
+
+
+# --- about ourselves ------------------------------------------------------------------------------
+
+
+def _version(_: argparse.Namespace) -> int:
+    from the0 import __version__
+
+    print(f"the0 runtime {__version__}")
+    return 0
+
+
+def _exit_codes(_: argparse.Namespace) -> int:
+    from the0.errors import EXIT_CODES
+
+    print("Exit codes 200 to 219 are the runtime's; every other one is the bot's own, 128+N where signal N ended it.")
+    print("A bot may end with any number: exit.json in THE0_RUN_DIR says who it was.\n")
+    for each in EXIT_CODES:
+        restart = "starting again may help" if each.restart else "needs a person"
+        print(f"{each.code:>4}  {each.meaning} ({restart})")
+    return 0
+
+
+def _tell(sentence: str) -> None:
+    print(f"the0: {sentence}", file=sys.stderr, flush=True)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

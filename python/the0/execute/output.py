@@ -1,0 +1,129 @@
+"""What the bot prints: from its pipe into its log, and to our own stdout as far as that keeps up."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import select
+import sys
+from typing import Protocol
+
+from the0.execute.loop import Loop
+from the0.execute.times import rfc3339
+
+PIPE_BYTES = 256 * 1024
+ECHO_PENDING_BYTES = 1024 * 1024
+_PIECE_BYTES = 4096
+"""What a pipe that polls writable takes without blocking (PIPE_BUF)."""
+
+
+class Log(Protocol):
+    """The bot's log on this machine; `sync.botlog.BotLogWriter` is one."""
+
+    def write(self, data: bytes) -> None: ...
+    def say(self, message: str, *, level: str = "error") -> None: ...
+    def close(self) -> None: ...
+
+
+class Output:
+    """Reads the bot's pipe. `write_fd` is for the bot; close it (`given`) once the bot has it."""
+
+    def __init__(self, loop: Loop, *, log: Log, echo_fd: int) -> None:
+        self.closed = False
+        """Whether every process that could print has closed the pipe."""
+        self._loop = loop
+        self._log = log
+        self._echo = _Echo(loop, echo_fd)
+        self._read_fd, self.write_fd = os.pipe()
+        try:
+            fcntl.fcntl(self.write_fd, fcntl.F_SETPIPE_SZ, PIPE_BYTES)
+        except OSError:
+            pass  # the user's limit on pipe memory: a smaller pipe works as well
+        os.set_blocking(self._read_fd, False)
+        loop.watch(self._read_fd, self._pump)
+
+    def given(self) -> None:
+        os.close(self.write_fd)
+
+    def abandon(self) -> None:
+        """Takes what is there and reads no more."""
+        self._pump()
+        self._finish()
+
+    def _pump(self) -> None:
+        if self.closed:
+            return
+        try:
+            data = os.read(self._read_fd, PIPE_BYTES)
+        except BlockingIOError:
+            return
+        if not data:
+            self._finish()
+            return
+        try:
+            self._log.write(data)
+        except OSError as failure:
+            # The bot must go on: its output is lost here, the echo below may still have it.
+            print(f"the0: the bot's log cannot be written: {failure}.", file=sys.stderr, flush=True)
+        self._echo.write(data)
+
+    def _finish(self) -> None:
+        if not self.closed:
+            self.closed = True
+            self._loop.watch(self._read_fd, None)
+            os.close(self._read_fd)
+            self._echo.flush()
+
+
+class _Echo:
+    """Best effort: never blocks, and drops what its reader does not take."""
+
+    def __init__(self, loop: Loop, fd: int) -> None:
+        self._loop = loop
+        self._fd = fd
+        self._pending = bytearray()
+        self._dropped = 0
+        self._ready = select.poll()
+        self._ready.register(fd, select.POLLOUT)
+
+    def write(self, data: bytes) -> None:
+        room = ECHO_PENDING_BYTES - len(self._pending)
+        if self._dropped or len(data) > room:
+            # Whole lines only, so that what is echoed later begins with a line.
+            kept = data.rfind(b"\n", 0, max(room, 0)) + 1 if not self._dropped else 0
+            self._dropped += len(data) - kept
+            data = data[:kept]
+        self._pending += data
+        self.flush()
+
+    def flush(self) -> None:
+        """Writes what can be written now, and the rest when the loop sees that it can be."""
+        stuck = False
+        while self._pending and not stuck:
+            stuck = not self._write_piece()
+            if not self._pending and self._dropped:
+                self._pending += _dropped_line(self._dropped)
+                self._dropped = 0
+        self._loop.watch(self._fd, None, writable=self.flush if self._pending else None)
+
+    def _write_piece(self) -> bool:
+        if not self._ready.poll(0):
+            return False
+        try:
+            written = os.write(self._fd, memoryview(self._pending)[:_PIECE_BYTES])
+        except BlockingIOError:
+            return False
+        except OSError:
+            # Nobody reads any more (a closed pipe, a full disk): the log has it all.
+            self._pending.clear()
+            self._dropped = 0
+            return True
+        del self._pending[:written]
+        return True
+
+
+def _dropped_line(dropped: int) -> bytes:
+    said = f"{dropped} bytes of output are missing here, since nobody read them in time; the bot's log has them"
+    line = {"timestamp": rfc3339(), "level": "warn", "message": said}
+    return json.dumps(line).encode() + b"\n"

@@ -1,0 +1,74 @@
+"""What a run leaves for others to read in THE0_RUN_DIR: `done`, the bot's exit code, and `exit.json`, who ended it and why.
+
+A bot may write there too: its links are replaced, never followed, and nothing there is believed by us.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import dataclass, replace
+from typing import Literal
+
+from the0 import files, names
+from the0.execute.times import rfc3339
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Outcome:
+    """How a run ended. `code` is what `execute` exits with."""
+
+    by: Literal["bot", "runtime"]
+    code: int
+    reason: str
+    bot_code: int | None = None
+    """The bot's own exit code, 128+N for signal N; None where it never ran."""
+    signal: int | None = None
+    oom: bool = False
+    stop_asked: bool = False
+    """Whether somebody had asked for the end (SIGTERM, SIGINT)."""
+
+    def overruled(self, *, code: int, reason: str) -> Outcome:
+        """The same end of the bot, with something of ours gone wrong as well."""
+        return replace(self, by="runtime", code=code, reason=f"{reason} (the bot: {self.reason})")
+
+
+class RunFolder:
+    """THE0_RUN_DIR of this run; made if it is missing. OSError where it cannot be used."""
+
+    def __init__(self, path: str, *, keep_fenced: bool) -> None:
+        self.path = path
+        self._started = rfc3339()
+        os.makedirs(path, exist_ok=True)
+        with files.folder(path) as fd:
+            for name in (names.DONE, names.EXIT_RECORD, *(() if keep_fenced else (names.FENCED,))):
+                files.remove_tree(fd, name)
+
+    def write(self, outcome: Outcome, *, instance: str) -> None:
+        """Both files, `exit.json` first: whoever waits for `done` finds the other."""
+        told = {
+            "by": outcome.by,
+            "code": outcome.code,
+            "reason": outcome.reason,
+            "bot_code": outcome.bot_code,
+            "signal": outcome.signal,
+            "oom": outcome.oom,
+            "stop_asked": outcome.stop_asked,
+            "instance": instance,
+            "started": self._started,
+            "ended": rfc3339(),
+        }
+        done = outcome.code if outcome.bot_code is None else outcome.bot_code
+        with files.folder(self.path) as fd:
+            self._replace(fd, names.EXIT_RECORD, json.dumps(told).encode() + b"\n")
+            self._replace(fd, names.DONE, f"{done}\n".encode())
+
+    def is_fenced(self) -> bool:
+        return os.path.lexists(os.path.join(self.path, names.FENCED))
+
+    def _replace(self, fd: int, name: str, data: bytes) -> None:
+        try:
+            files.write_atomic(fd, name, data, durable=False)
+        except IsADirectoryError:
+            files.remove_tree(fd, name)
+            files.write_atomic(fd, name, data, durable=False)

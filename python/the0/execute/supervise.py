@@ -1,0 +1,265 @@
+"""One run of one bot, from the lock to the exit code. Linear: each step runs the loop until what it waits for has happened.
+
+Stdlib only and single-threaded, since everything with credentials is forked from here without exec.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+from the0 import child, privacy
+from the0.errors import ExitCode, Fatal, Fault
+from the0.execute import oom, target
+from the0.execute.fence import watch_fenced
+from the0.execute.keeper import TAKEN_OVER, Keep, Keeper, Verdict
+from the0.execute.languages import Language
+from the0.execute.loop import Loop
+from the0.execute.output import Log, Output
+from the0.execute.preparing import Prepare, Prepared, Preparing, stopped_early
+from the0.execute.record import Outcome, RunFolder
+
+STRAYS_GRACE_S = 2.0
+"""How long what a bot left behind may take to end after SIGTERM, when the bot itself ended unasked."""
+STRAYS_KILL_S = 5.0
+DRAIN_S = 2.0
+"""How long a pipe that somebody out of our reach still holds is read on after the bot's end."""
+
+NOT_STORED = "The bot's last state or logs did not reach the store: its log says why."
+
+KeepAfter = Callable[[Prepared], Keep]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Job:
+    """What to run and by which means."""
+
+    instance: str
+    language: Language
+    argv: list[str]
+    environment: Mapping[str, str]
+    folder: str
+    """CODE_PATH: the bot's working directory."""
+    file: str
+    """The entrypoint's path below `folder`."""
+    stop_grace_s: float
+    prepare: Prepare
+    """Runs in a forked child: brings code and state; its outcome is what `keep` is made from."""
+    keep: KeepAfter | None
+    """None: nothing is synced here, a sidecar does it (or nobody)."""
+    shared_fds: tuple[int, ...] = ()
+    """What forked children must hold too: the lock."""
+
+
+def run(job: Job, *, loop: Loop, log: Log, run_folder: RunFolder, echo_fd: int = 1) -> Outcome:
+    """Runs the bot to its end. Never raises a Fault. `log` is closed."""
+    privacy.become_subreaper()
+    return _Run(job, loop=loop, log=log, run_folder=run_folder, echo_fd=echo_fd).run()
+
+
+class _Run:
+    def __init__(self, job: Job, *, loop: Loop, log: Log, run_folder: RunFolder, echo_fd: int) -> None:
+        self._job = job
+        self._loop = loop
+        self._log = log
+        self._run_folder = run_folder
+        self._output = Output(loop, log=log, echo_fd=echo_fd)
+        self._keeper: Keeper | None = None
+        self._memory = oom.look()
+        self._spawned: child.Spawned | None = None
+        self._go_fd = -1
+        self._end: child.End | None = None
+        self._killed = False
+        self._fenced = False
+
+    def run(self) -> Outcome:
+        preparing = Preparing(self._loop, self._job.prepare, keep_fds=self._job.shared_fds)
+        try:
+            if self._job.language.early:
+                self._spawn_early()
+            self._get_ready(preparing.wait(grace_s=self._job.stop_grace_s))
+            self._start_bot()
+            if self._keeper is not None and self._keeper.pid is None:
+                self._keeper.start()
+            self._loop.run_until(lambda: self._end is not None or self._must_end())
+            outcome = self._stop_bot()
+        except Fault as fault:
+            outcome = Outcome(
+                by="runtime", code=int(fault.code), reason=fault.sentence, stop_asked=self._loop.stop_asked
+            )
+        self._end_rest()
+        if outcome.by == "runtime" or (outcome.code != 0 and not outcome.stop_asked):
+            self._log.say(outcome.reason)
+        self._run_folder.write(outcome, instance=self._job.instance)
+        self._log.close()
+        return self._end_sync(outcome)
+
+    # --- its start --------------------------------------------------------------------------------
+
+    def _get_ready(self, prepared: Prepared) -> None:
+        """Everything that may still forbid the bot's start. Raises the Fault that does."""
+        if self._job.keep is not None and prepared.claimed:
+            # Before anything is raised: the claim has to be given back.
+            keep = self._job.keep(prepared)
+            self._keeper = Keeper(self._loop, keep, keep_fds=self._job.shared_fds, say=self._log.say)
+        if self._job.keep is None:
+            watch_fenced(self._loop, self._run_folder, self._note_fenced)
+        if prepared.fault is not None:
+            raise prepared.fault
+        if self._keeper is not None and prepared.wait_s > 0:
+            self._keeper.start()
+            self._loop.run_until(self._must_end, deadline=time.monotonic() + prepared.wait_s)
+        verdict = self._verdict()
+        if verdict is not None:
+            raise Fatal(verdict.reason, code=ExitCode(verdict.code))
+        if self._loop.stop_asked:
+            raise stopped_early()
+
+    def _must_end(self) -> bool:
+        return self._loop.stop_asked or self._verdict() is not None
+
+    def _verdict(self) -> Verdict | None:
+        if self._fenced:
+            return Verdict(code=ExitCode.FENCED, reason=TAKEN_OVER)
+        return self._keeper.verdict if self._keeper is not None else None
+
+    def _note_fenced(self) -> None:
+        self._fenced = True
+
+    def _spawn_early(self) -> None:
+        word_read, self._go_fd = os.pipe()
+        try:
+            self._spawn(word_fd=word_read)
+        finally:
+            os.close(word_read)
+
+    def _start_bot(self) -> None:
+        target.check(self._job.folder, self._job.file, executable=self._job.language.executable)
+        early = self._spawned is not None
+        spawned = self._spawned or self._spawn(word_fd=None)
+        failure = child.exec_failure(spawned)
+        if failure is not None:
+            raise Fatal(
+                f"The bot cannot be started: {self._job.argv[0]}: {failure.strerror}; "
+                + ("repair this installation." if early else "deploy a program that runs on this machine."),
+                code=ExitCode.LANGUAGE if early else ExitCode.ENTRYPOINT,
+            )
+        if early:
+            self._say_go()
+
+    def _say_go(self) -> None:
+        try:
+            os.write(self._go_fd, b"g")
+        except BrokenPipeError:
+            self._loop.run_until(lambda: self._end is not None)
+            raise Fatal(
+                f"{self._job.argv[0]} ended with {self._end} before the bot was started: its output says why.",
+                code=ExitCode.LANGUAGE,
+            ) from None
+        self._close_go()
+
+    def _spawn(self, *, word_fd: int | None) -> child.Spawned:
+        self._spawned = spawned = child.spawn(
+            self._job.argv,
+            env=self._job.environment,
+            folder=self._job.folder,
+            output_fd=self._output.write_fd,
+            word_fd=word_fd,
+        )
+        self._output.given()
+        self._loop.on_end(spawned.pid, self._note_end)
+        return spawned
+
+    def _note_end(self, end: child.End) -> None:
+        self._end = end
+
+    # --- its end ----------------------------------------------------------------------------------
+
+    def _stop_bot(self) -> Outcome:
+        """Stops it if it runs still; how it ended."""
+        verdict = self._verdict()
+        if self._end is None:
+            self._end_of_grace()
+        outcome = self._outcome()
+        return outcome.overruled(code=verdict.code, reason=verdict.reason) if verdict is not None else outcome
+
+    def _end_of_grace(self) -> None:
+        assert self._spawned is not None
+        child.send(self._spawned.pid, signal.SIGTERM)
+        deadline = time.monotonic() + self._job.stop_grace_s
+        if not self._loop.run_until(lambda: self._end is not None, deadline=deadline):
+            self._killed = True
+            child.send_group(self._spawned.pid, signal.SIGKILL)
+            self._loop.run_until(lambda: self._end is not None)
+
+    def _outcome(self) -> Outcome:
+        end = self._end
+        assert end is not None
+        memory = oom.look()
+        starved = not self._killed and end.signal == signal.SIGKILL and memory.killed_since(self._memory)
+        if starved:
+            reason = f"The bot ran out of memory: the kernel killed it at its limit{memory.limit}; raise the limit."
+        elif self._killed:
+            reason = f"The bot did not end within {self._job.stop_grace_s:g} s of SIGTERM and was killed."
+        else:
+            reason = f"The bot ended with {end}."
+        return Outcome(
+            by="runtime" if self._killed else "bot",
+            code=end.exit_code,
+            reason=reason,
+            bot_code=end.exit_code,
+            signal=end.signal,
+            oom=starved,
+            stop_asked=self._loop.stop_asked,
+        )
+
+    def _end_rest(self) -> None:
+        """Whatever is left of the bot is ended, and its last words are read."""
+        if self._spawned is None:
+            self._output.given()
+        elif self._end is None:
+            # Started early, and never told to go.
+            child.send_group(self._spawned.pid, signal.SIGKILL)
+            self._loop.run_until(lambda: self._end is not None)
+        self._close_go()
+        self._end_strays(signal.SIGTERM, within_s=0.0 if self._killed else STRAYS_GRACE_S)
+        self._end_strays(signal.SIGKILL, within_s=STRAYS_KILL_S)
+        if not self._loop.run_until(lambda: self._output.closed, deadline=time.monotonic() + DRAIN_S):
+            self._output.abandon()
+
+    def _end_strays(self, number: int, *, within_s: float) -> None:
+        """Signals each of the bot's orphans once. The death of one makes its children ours, so look until there are none."""
+        told: set[int] = set()
+
+        def none_left() -> bool:
+            strays = self._strays()
+            for pid in strays - told:
+                child.send(pid, number)
+            told.update(strays)
+            return not strays
+
+        if within_s > 0:
+            self._loop.run_until(none_left, deadline=time.monotonic() + within_s)
+
+    def _strays(self) -> set[int]:
+        return set(child.children()) - {self._keeper.pid if self._keeper is not None else None}
+
+    def _close_go(self) -> None:
+        if self._go_fd != -1:
+            os.close(self._go_fd)
+            self._go_fd = -1
+
+    def _end_sync(self, outcome: Outcome) -> Outcome:
+        if self._keeper is None:
+            return outcome
+        code = self._keeper.finish()
+        if code == 0 or outcome.code in (ExitCode.FENCED, ExitCode.SYNC_FAILED):
+            return outcome
+        if outcome.bot_code is None:
+            return outcome  # there was no bot, hence nothing that could be lost
+        if code == ExitCode.FENCED:
+            return outcome.overruled(code=code, reason=TAKEN_OVER)
+        return outcome.overruled(code=ExitCode.FINAL_SYNC, reason=NOT_STORED)

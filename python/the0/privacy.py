@@ -1,0 +1,77 @@
+"""What a bot must not see: our memory and environment, which hold credentials.
+
+A bot runs under our uid. A non-dumpable process of that uid cannot be read or traced by it (`/proc/PID/mem`,
+`environ`, `fd`, ptrace); the flag is inherited by fork and lost by exec, so that processes with credentials are
+forked, never exec'd, once a bot runs. The bot's own environment is made from an allow-list.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import resource
+from collections.abc import Iterable, Mapping
+
+_PR_GET_DUMPABLE = 3
+_PR_SET_DUMPABLE = 4
+_PR_SET_NAME = 15
+_PR_SET_CHILD_SUBREAPER = 36
+
+_prctl = ctypes.CDLL(None, use_errno=True).prctl
+_prctl.argtypes = [ctypes.c_int, ctypes.c_ulong, ctypes.c_ulong, ctypes.c_ulong, ctypes.c_ulong]
+
+_SHARED = frozenset(
+    {
+        *("PATH", "TZ", "LANG", "LANGUAGE", "TMPDIR", "LD_LIBRARY_PATH"),
+        *("SSL_CERT_FILE", "SSL_CERT_DIR", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE", "NODE_EXTRA_CA_CERTS"),
+        *("http_proxy", "https_proxy", "all_proxy", "no_proxy"),
+        *("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "NO_PROXY"),
+    }
+)
+"""What of our environment a bot sees too: how to find programs, time, text, certificates and the way out."""
+
+DEFAULT_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+
+
+def set_non_dumpable() -> None:
+    """Closes this process and those it forks to others of its uid, and lets nothing leave a core file.
+    Before the first bot is started, and before any thread. OSError where the kernel refuses."""
+    _call(_PR_SET_DUMPABLE, 0)
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+
+
+def is_dumpable() -> bool:
+    return bool(_prctl(_PR_GET_DUMPABLE, 0, 0, 0, 0))
+
+
+def become_subreaper() -> None:
+    """Orphans among our descendants become our children, as they do for PID 1."""
+    _call(_PR_SET_CHILD_SUBREAPER, 1)
+
+
+def set_name(name: str) -> None:
+    """What `ps` and `top` call this process (15 bytes)."""
+    shown = ctypes.create_string_buffer(name.encode()[:15])
+    _call(_PR_SET_NAME, ctypes.addressof(shown))
+
+
+def shared_environment(environ: Mapping[str, str]) -> dict[str, str]:
+    """The part of our own environment that a bot may see."""
+    shared = {name: value for name, value in environ.items() if name in _SHARED or name.startswith("LC_")}
+    shared.setdefault("PATH", DEFAULT_PATH)
+    return shared
+
+
+def close_others(keep: Iterable[int]) -> None:
+    """Closes every descriptor from 3 on but those in `keep`."""
+    begin = 3
+    for fd in sorted({fd for fd in keep if fd >= 3}):
+        os.closerange(begin, fd)
+        begin = fd + 1
+    os.closerange(begin, max(begin, 1 << 16))
+
+
+def _call(option: int, value: int) -> None:
+    if _prctl(option, value, 0, 0, 0) != 0:
+        number = ctypes.get_errno()
+        raise OSError(number, os.strerror(number), f"prctl({option})")
