@@ -21,6 +21,8 @@ from pathlib import Path
 from rig.minio_server import Running, answers
 from rig.server import Server, ServerError, free_ports
 from the0.objects.credentials import StoreSettings
+from the0.objects.s3 import S3
+from the0.objects.store import Unavailable
 
 
 @contextmanager
@@ -38,7 +40,7 @@ def seaweed() -> Iterator[Running]:
         "dir": str(server.folder),
         "ip": "127.0.0.1",
         "ip.bind": "127.0.0.1",
-        "volume.max": "100",
+        "volume.max": "5000",
         "master.volumeSizeLimitMB": "256",
         "master.telemetry": "false",
         "filer.localSocket": str(server.folder / "filer.sock"),
@@ -52,12 +54,25 @@ def seaweed() -> Iterator[Running]:
     credentials = [{"accessKey": settings.access_key, "secretKey": settings.secret_key}]
     identity = {"name": "rig", "credentials": credentials, "actions": ["Admin", "Read", "Write", "List", "Tagging"]}
     (server.folder / "s3.json").write_text(json.dumps({"identities": [identity]}))
+    # Each bucket has volumes of its own; one instead of seven makes the first PUT of each test quicker.
+    (server.folder / "master.toml").write_text("[master.volume_growth]\ncopy_1 = 1\n")
     argv = [program, "-logtostderr=true", "server", "-s3", "-filer", *(f"-{k}={v}" for k, v in flags.items())]
     try:
-        server.start(argv, ready=lambda: answers(f"{settings.url}/healthz", also=(403,)))
+        server.start(argv, ready=lambda: answers(f"{settings.url}/healthz") and _takes_objects(settings))
         yield Running(settings, server.pid)
     finally:
         server.stop()
         for port in ports:  # it leaves these behind, wherever its own sockets are
             for socket in Path("/tmp").glob(f"seaweedfs-*-{port}.sock"):
                 socket.unlink(missing_ok=True)
+
+
+def _takes_objects(settings: StoreSettings) -> bool:
+    """It answers before it can make volumes."""
+    store = S3(settings)
+    try:
+        store.ensure_bucket("rig-ready")
+        store.put("rig-ready", "object", b"")
+    except Unavailable:
+        return False
+    return True
