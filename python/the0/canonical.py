@@ -20,9 +20,11 @@ def dumps(value: Any) -> str:
 
 
 def loads_object(text: str | bytes) -> dict[str, Any]:
-    """A JSON object, strictly (no NaN, no duplicate meaning is guessed). ValueError says what is wrong."""
+    """A JSON object, strictly: no NaN, no number beyond a double, no name twice. ValueError says what is wrong."""
     try:
-        value = json.loads(text, parse_constant=_refuse_constant)
+        value = json.loads(
+            text, parse_constant=_refuse_constant, parse_float=_finite_float, object_pairs_hook=_object_of
+        )
     except RecursionError as reason:
         raise ValueError("it is nested too deeply") from reason
     if not isinstance(value, dict):
@@ -50,6 +52,22 @@ def _key(key: Any) -> str:
 
 def _refuse_constant(name: str) -> Any:
     raise ValueError(f"{name} is not JSON")
+
+
+def _finite_float(text: str) -> float:
+    value = float(text)
+    if not math.isfinite(value):
+        raise ValueError(f"the number {text[:20]} is too large")
+    return value
+
+
+def _object_of(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    value = dict(pairs)
+    if len(value) != len(pairs):
+        seen: set[str] = set()
+        twice = next(name for name, _ in pairs if name in seen or seen.add(name))  # type: ignore[func-returns-value]
+        raise ValueError(f"it names {twice!r} twice")
+    return value
 
 
 def _kind(value: Any) -> str:
