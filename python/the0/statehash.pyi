@@ -41,7 +41,8 @@ class Entry:
     """Bytes of a file, length of a link's target; 0 for a directory."""
     mtime_ns: int
     digest: str
-    """Hex (at least 32 digits) over the whole content: equal digests mean equal content. Of a large file the digest of its block digests; of a link that of its target; empty for a directory."""
+    """32 hex digits over the whole content: equal digests mean equal content. Of a file up to BLOCK_BYTES and of a link's target
+    `digest(content)[:32]`; of a larger file a digest of its length and its blocks' digests; empty for a directory."""
 
 @final
 class Index:
@@ -157,8 +158,9 @@ class Restore:
 
     def __init__(self, dest_fd: int, *, max_bytes: int | None = None, max_entries: int = 50_000_000) -> None: ...
     def apply(self, segment: Any, *, key: str, digest: str) -> None: ...
-    def finish(self) -> None:
-        """Directory modes and times last. FormatError if a large file lacks a block."""
+    def finish(self, *, movable: bool = True) -> None:
+        """Directory modes and times last. FormatError if a large file lacks a block. With `movable`, top-level folders stay
+        writable for their owner until `index()` gives them their own mode: nobody but root can rename a folder that he may not write."""
     def index(self, root_fd: int) -> Index:
         """The index of the restored tree, found at root_fd now (after the caller renamed it into place); times and inodes read there.
         OSError or FormatError when the tree is not what was restored."""

@@ -1,3 +1,36 @@
-//! Hashes, diffs, packs and unpacks state directories.
+//! Hashes, diffs, packs and unpacks state directories. Knows no object store, no claim and no bot.
+//!
+//! Paths are bytes relative to a root that is given as an open folder; nothing is opened by an absolute path and no
+//! link is ever followed. Stored bytes, the index's file and archives are hostile input.
+//!
+//! | module | |
+//! |---|---|
+//! | [`walk`], [`scan`] | getdents and statx; a metadata walk held against the index |
+//! | [`tree`], [`catalog`], [`index`] | paths in memory; what the segments add up to; its file: a base and an append log |
+//! | [`block`], [`segment`] | digests of 64 KiB blocks; the format of segments |
+//! | [`read`], [`pack`] | one file read unchanged; read, hash and compress in one pass |
+//! | [`replay`], [`unpack`] | segments played back into a catalog, onto a disk |
+//! | [`compare`] | the whole tree read and hashed against the index |
+//! | [`unzip`] | code archives |
+//! | [`paths`], [`beneath`], [`wire`], [`error`] | which paths exist, opening below a root, untrusted fields, errors |
+
+pub mod beneath;
+pub mod block;
+pub mod catalog;
+pub mod compare;
+pub mod error;
+pub mod index;
+pub mod pack;
+pub mod paths;
+pub mod read;
+pub mod replay;
+pub mod scan;
+pub mod segment;
+pub mod tree;
+pub mod unpack;
+pub mod unzip;
+pub mod walk;
+pub mod wire;
+
 #[cfg(feature = "python")]
 mod python;

@@ -1,0 +1,118 @@
+//! Reading one file whole and unchanged: opened beneath the root, looked at before and after.
+
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+
+use rustix::fs::{readlinkat, Mode, OFlags};
+use rustix::io::{pread, Errno};
+
+use crate::beneath;
+use crate::error::{Error, Result};
+use crate::tree::Meta;
+use crate::walk::{now, stat_fd, Kind, Stat};
+
+/// Files up to this are read whole by one thread; larger ones in ranges of as much.
+pub const WHOLE: u64 = 1 << 20;
+/// How often a file that changes while it is read is read.
+pub const TRIES: u32 = 3;
+
+/// What came of looking into a path that a scan saw as a file or link.
+pub enum Look {
+    /// Nothing is there any more.
+    Gone,
+    /// The system does not let us read it.
+    Denied,
+    /// Something of another kind is there now; the next scan sees it.
+    Other,
+    /// A regular file over `WHOLE`.
+    Large,
+    /// The content is in the buffer; `moved` if it changed while it was read, `steady` if the last reading was undisturbed.
+    Content { meta: Meta, moved: bool },
+}
+
+/// Opens for reading and says what is there, without waiting on FIFOs or following links.
+pub fn open(root: BorrowedFd<'_>, path: &[u8]) -> Result<std::result::Result<OwnedFd, Look>> {
+    match beneath::open(root, path, OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOCTTY, Mode::empty()) {
+        Ok(fd) => Ok(Ok(fd)),
+        Err(Errno::NOENT | Errno::NOTDIR) => Ok(Err(Look::Gone)),
+        Err(Errno::ACCESS | Errno::PERM) => Ok(Err(Look::Denied)),
+        Err(Errno::LOOP | Errno::NXIO | Errno::NODEV) => Ok(Err(Look::Other)),
+        Err(e) => Err(Error::os(path, e)),
+    }
+}
+
+/// Fills `buffer` from `offset` on; fewer bytes only at the end of the file.
+pub fn fill(fd: &OwnedFd, buffer: &mut [u8], offset: u64) -> std::result::Result<usize, Errno> {
+    let mut have = 0;
+    while have < buffer.len() {
+        match pread(fd, &mut buffer[have..], offset + have as u64) {
+            Ok(0) => break,
+            Ok(n) => have += n,
+            Err(Errno::INTR) => {}
+            Err(e) => return Err(e),
+        }
+    }
+    Ok(have)
+}
+
+/// Whether two looks at one open file show no change of content or metadata in between.
+pub fn same(a: &Stat, b: &Stat) -> bool {
+    (a.size, a.mtime, a.ctime, a.mode) == (b.size, b.mtime, b.ctime, b.mode)
+}
+
+/// Reads a file of at most `WHOLE` bytes into `buffer`. The metadata is that before the reading after which it was still the same.
+pub fn file(root: BorrowedFd<'_>, path: &[u8], buffer: &mut Vec<u8>) -> Result<Look> {
+    let fd = match open(root, path)? {
+        Ok(fd) => fd,
+        Err(look) => return Ok(look),
+    };
+    let at = |e| Error::os(path, e);
+    let mut tries = 0;
+    loop {
+        tries += 1;
+        let look = now();
+        let before = stat_fd(fd.as_fd()).map_err(at)?;
+        if before.kind != Kind::File {
+            return Ok(Look::Other);
+        }
+        if before.size > WHOLE {
+            return Ok(Look::Large);
+        }
+        let size = before.size as usize;
+        if buffer.len() <= size {
+            buffer.resize(size + 1, 0);
+        }
+        // One byte more than there should be, so that growth shows.
+        let have = fill(&fd, &mut buffer[..=size], 0).map_err(at)?;
+        let after = stat_fd(fd.as_fd()).map_err(at)?;
+        let mut meta = before.meta(look);
+        if have == size && same(&before, &after) {
+            return Ok(Look::Content { meta, moved: tries > 1 });
+        }
+        if tries == TRIES {
+            meta.size = have.min(size) as u64;
+            meta.racy = true;
+            return Ok(Look::Content { meta, moved: true });
+        }
+    }
+}
+
+/// Reads a link's target into `buffer`.
+pub fn link(root: BorrowedFd<'_>, path: &[u8], buffer: &mut Vec<u8>) -> Result<Look> {
+    let look = now();
+    let fd = match beneath::open(root, path, OFlags::PATH, Mode::empty()) {
+        Ok(fd) => fd,
+        Err(Errno::NOENT | Errno::NOTDIR) => return Ok(Look::Gone),
+        Err(Errno::ACCESS) => return Ok(Look::Denied),
+        Err(Errno::LOOP) => return Ok(Look::Other),
+        Err(e) => return Err(Error::os(path, e)),
+    };
+    let stat = stat_fd(fd.as_fd()).map_err(|e| Error::os(path, e))?;
+    if stat.kind != Kind::Link {
+        return Ok(Look::Other);
+    }
+    let target = readlinkat(&fd, c"", Vec::new()).map_err(|e| Error::os(path, e))?;
+    buffer.clear();
+    buffer.extend_from_slice(target.as_bytes());
+    let meta = Meta { size: buffer.len() as u64, ..stat.meta(look) };
+    Ok(Look::Content { meta, moved: false })
+}

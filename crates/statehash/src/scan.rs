@@ -1,0 +1,198 @@
+//! A metadata walk of the tree against the index: what is new, what differs, what is gone.
+
+use std::os::fd::BorrowedFd;
+
+use rustix::io::Errno;
+
+use crate::beneath;
+use crate::error::{Error, Pulse, Result};
+use crate::index::Index;
+use crate::paths;
+use crate::tree::{Body, Node, Tree, ROOT};
+use crate::walk::{now, spread, Kind, Listing, Stat};
+
+/// How many sockets, FIFOs and devices are named.
+const SPECIALS: usize = 100;
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Seen {
+    pub path: Vec<u8>,
+    pub stat: Stat,
+}
+
+#[derive(Debug, Default)]
+pub struct Scan {
+    /// In byte order of the paths.
+    pub changed: Vec<Seen>,
+    pub removed: Vec<Vec<u8>>,
+    /// Folders that can't be read, and what has a path too long to store; all at or below them stays as it was.
+    pub unreadable: Vec<Vec<u8>>,
+    pub specials: Vec<Vec<u8>>,
+    pub files: u64,
+    pub bytes: u64,
+    pub largest: Option<(Vec<u8>, u64)>,
+    /// The clock before the walk began.
+    pub look: i64,
+    /// The index's state that this was held against.
+    pub stamp: u64,
+}
+
+impl Scan {
+    pub fn touches(&self, prefix: &[u8]) -> bool {
+        let hit = |path: &[u8]| paths::at_or_below(path, prefix);
+        self.changed.iter().any(|s| hit(&s.path)) || self.removed.iter().any(|p| hit(p))
+    }
+}
+
+pub struct Options<'a> {
+    /// A top-level name that is left out.
+    pub skip: &'a [u8],
+    pub threads: usize,
+    /// Every file and link counts as changed.
+    pub all: bool,
+}
+
+/// A folder still to be read.
+struct Folder {
+    path: Vec<u8>,
+    /// None for the root.
+    stat: Option<Stat>,
+    /// The index's folder there.
+    known: Option<u32>,
+    settled: bool,
+}
+
+#[derive(Default)]
+struct Worker {
+    out: Scan,
+    listing: Listing,
+}
+
+/// `root` may have been opened with `O_PATH`. Errors other than "gone" and "not allowed" end the walk.
+pub fn scan(root: BorrowedFd<'_>, index: &Index, options: &Options<'_>, pulse: Pulse<'_>) -> Result<Scan> {
+    let look = now();
+    let tree = index.tree();
+    let first = Folder { path: Vec::new(), stat: None, known: Some(ROOT), settled: true };
+    let visit = |folder: Folder, worker: &mut Worker, more: &mut Vec<Folder>| {
+        pulse()?;
+        visit(root, tree, options, folder, worker, more)
+    };
+    let workers = spread(options.threads, first, Worker::default, visit)?;
+    let mut all = Scan { look, stamp: index.stamp(), ..Scan::default() };
+    for Worker { out, .. } in workers {
+        all.changed.extend(out.changed);
+        all.removed.extend(out.removed);
+        all.unreadable.extend(out.unreadable);
+        all.specials.extend(out.specials);
+        all.files += out.files;
+        all.bytes += out.bytes;
+        if out.largest.as_ref().map(|l| l.1) > all.largest.as_ref().map(|l| l.1) {
+            all.largest = out.largest;
+        }
+    }
+    all.changed.sort_unstable_by(|a, b| a.path.cmp(&b.path));
+    all.removed.sort_unstable();
+    all.unreadable.sort_unstable();
+    all.specials.sort_unstable();
+    all.specials.truncate(SPECIALS);
+    Ok(all)
+}
+
+fn visit(
+    root: BorrowedFd<'_>,
+    tree: &Tree,
+    options: &Options<'_>,
+    folder: Folder,
+    worker: &mut Worker,
+    more: &mut Vec<Folder>,
+) -> Result<()> {
+    let Worker { out, listing } = worker;
+    let read = beneath::open(root, &folder.path, beneath::FOLDER, rustix::fs::Mode::empty()).and_then(|fd| listing.read(&fd));
+    let readable = match read {
+        Ok(()) => true,
+        Err(Errno::NOENT | Errno::NOTDIR | Errno::LOOP) if folder.stat.is_some() => {
+            // Gone or replaced since its own folder was read; the next scan sees what is there now.
+            if let Some(id) = folder.known {
+                out.removed.extend(tree.below(id, &folder.path));
+                out.removed.push(folder.path);
+            }
+            return Ok(());
+        }
+        Err(Errno::ACCESS) if folder.stat.is_some() => false,
+        Err(e) => return Err(Error::os(&folder.path, e)),
+    };
+    if let Some(stat) = folder.stat {
+        if !folder.settled {
+            out.changed.push(Seen { path: folder.path.clone(), stat });
+        }
+    }
+    if !readable {
+        out.unreadable.push(folder.path);
+        return Ok(());
+    }
+    let mut known = folder.known.into_iter().flat_map(|id| tree.children(id)).peekable();
+    for (name, stat) in listing.entries() {
+        while let Some(gone) = known.next_if(|n| tree.name(n) < name) {
+            remove(tree, &folder.path, gone, out);
+        }
+        let node = known.next_if(|n| tree.name(n) == name);
+        if folder.stat.is_none() && name == options.skip {
+            continue;
+        }
+        if stat.kind == Kind::Special {
+            if out.specials.len() < SPECIALS {
+                out.specials.push(paths::join(&folder.path, name));
+            }
+            if let Some(node) = node {
+                remove(tree, &folder.path, node, out);
+            }
+            continue;
+        }
+        if folder.path.len() + 1 + name.len() > paths::PATH_BYTES {
+            out.unreadable.push(paths::join(&folder.path, name));
+            continue;
+        }
+        let same_kind = node.filter(|n| match n.body {
+            Body::Dir(_) => stat.kind == Kind::Dir,
+            Body::Link => stat.kind == Kind::Link,
+            Body::Small | Body::Large(_) => stat.kind == Kind::File,
+        });
+        if let (Some(node), None) = (node, same_kind) {
+            // Another kind took its place: what lay below is gone, the path itself is replaced.
+            if let Some(id) = node.dir() {
+                out.removed.extend(tree.below(id, &paths::join(&folder.path, name)));
+            }
+        }
+        if stat.kind == Kind::Dir {
+            more.push(Folder {
+                path: paths::join(&folder.path, name),
+                stat: Some(*stat),
+                known: same_kind.and_then(Node::dir),
+                settled: same_kind.is_some_and(|n| stat.settled(&n.meta)),
+            });
+            continue;
+        }
+        if stat.kind == Kind::File {
+            out.files += 1;
+            out.bytes += stat.size;
+            if out.largest.as_ref().is_none_or(|l| l.1 < stat.size) {
+                out.largest = Some((paths::join(&folder.path, name), stat.size));
+            }
+        }
+        if options.all || !same_kind.is_some_and(|n| stat.settled(&n.meta)) {
+            out.changed.push(Seen { path: paths::join(&folder.path, name), stat: *stat });
+        }
+    }
+    for gone in known {
+        remove(tree, &folder.path, gone, out);
+    }
+    Ok(())
+}
+
+fn remove(tree: &Tree, dir: &[u8], node: &Node, out: &mut Scan) {
+    let path = paths::join(dir, tree.name(node));
+    if let Body::Dir(id) = node.body {
+        out.removed.extend(tree.below(id, &path));
+    }
+    out.removed.push(path);
+}

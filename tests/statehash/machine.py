@@ -1,0 +1,67 @@
+"""A small commit machine over the core: scan, pack, stage, confirm; and restoring what it stored."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from the0 import statehash as sh
+
+Stored = tuple[str, str, bytes]
+"""(key, digest, bytes) of a segment."""
+
+
+@contextmanager
+def folder(path: Path) -> Iterator[int]:
+    fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        yield fd
+    finally:
+        os.close(fd)
+
+
+def pack(root: Path, index: sh.Index, **options: int) -> tuple[sh.Pack, list[Stored]]:
+    with folder(root) as fd:
+        packing = sh.Pack(fd, index, sh.scan(fd, index), **options)
+        stored = []
+        while (segment := packing.next()) is not None:
+            assert sh.digest(segment) == segment.digest
+            assert len(memoryview(segment)) == segment.size == len(segment)
+            stored.append((f"segment-{segment.digest[:12]}", segment.digest, bytes(segment)))
+    return packing, stored
+
+
+def commit(root: Path, index: sh.Index, meta: bytes = b"", **options: int) -> list[Stored]:
+    packing, stored = pack(root, index, **options)
+    index.stage(packing, [key for key, _, _ in stored], meta)
+    index.confirm(meta)
+    return stored
+
+
+def restore(dest: Path, segments: list[Stored]) -> sh.Index:
+    dest.mkdir()
+    with folder(dest) as fd:
+        restoring = sh.Restore(fd)
+        for key, digest, data in segments:
+            restoring.apply(data, key=key, digest=digest)
+        restoring.finish()
+        return restoring.index(fd)
+
+
+def listing(segments: list[Stored]) -> sh.Listing:
+    listed = sh.Listing()
+    for key, digest, data in segments:
+        listed.apply(data, key=key, digest=digest)
+    listed.finish()
+    return listed
+
+
+def entries(of: sh.Index | sh.Listing) -> list[tuple[bytes, str, int, int, int, str]]:
+    return [(e.path, e.kind, e.mode, e.size, e.mtime_ns, e.digest) for e in of.entries()]
+
+
+def contents(of: sh.Index | sh.Listing) -> list[tuple[bytes, str, int, int, int, str]]:
+    """As `entries`; a link's mode means nothing and is left out."""
+    return [(path, kind, 0 if kind == "link" else mode, *rest) for path, kind, mode, *rest in entries(of)]  # type: ignore[misc]
