@@ -109,7 +109,9 @@ def spawn(
     word_fd: int | None = None,
 ) -> Spawned:
     """Starts a program in its own session and process group: stdin is empty, stdout and stderr are `output_fd`,
-    descriptor 3 is `word_fd` if given, there are no others; signals are as after login. `argv[0]` is an absolute path."""
+    descriptor 3 is `word_fd` if given, there are no others; signals are as after login. `argv[0]` is an absolute path.
+    It is killed when we die: nobody would keep its state any more."""
+    parent = os.getpid()
     failure_read, failure_write = os.pipe()
     pid = os.fork()
     if pid != 0:
@@ -121,6 +123,9 @@ def spawn(
         for each in _RESET:
             signal.signal(each, signal.SIG_DFL)
         os.setsid()
+        privacy.die_with_parent(signal.SIGKILL)
+        if os.getppid() != parent:
+            os._exit(127)
         # Out of the way of 0 to 3 first, so that no dup2 below overwrites a descriptor that is needed still.
         failure_write, output_fd = _above(failure_write), _above(output_fd)
         word_fd = _above(word_fd) if word_fd is not None else None

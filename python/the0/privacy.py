@@ -12,6 +12,7 @@ import os
 import resource
 from collections.abc import Iterable, Mapping
 
+_PR_SET_PDEATHSIG = 1
 _PR_GET_DUMPABLE = 3
 _PR_SET_DUMPABLE = 4
 _PR_SET_NAME = 15
@@ -47,6 +48,11 @@ def is_dumpable() -> bool:
 def become_subreaper() -> None:
     """Orphans among our descendants become our children, as they do for PID 1."""
     _call(_PR_SET_CHILD_SUBREAPER, 1)
+
+
+def die_with_parent(number: int) -> None:
+    """The kernel sends us this signal when our parent dies. Kept over exec; the parent must be single-threaded."""
+    _call(_PR_SET_PDEATHSIG, number)
 
 
 def set_name(name: str) -> None:

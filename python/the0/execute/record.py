@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+import sys
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -45,7 +46,8 @@ class RunFolder:
                 files.remove_tree(fd, name)
 
     def write(self, outcome: Outcome, *, instance: str) -> None:
-        """Both files, `exit.json` first: whoever waits for `done` finds the other."""
+        """Both files, `exit.json` first: whoever waits for `done` finds the other. Raises nothing: what cannot be written is
+        said on stderr, and the exit code tells the most of it."""
         told = {
             "by": outcome.by,
             "code": outcome.code,
@@ -59,9 +61,14 @@ class RunFolder:
             "ended": rfc3339(),
         }
         done = outcome.code if outcome.bot_code is None else outcome.bot_code
-        with files.folder(self.path) as fd:
-            self._replace(fd, names.EXIT_RECORD, json.dumps(told).encode() + b"\n")
-            self._replace(fd, names.DONE, f"{done}\n".encode())
+        try:
+            os.makedirs(self.path, exist_ok=True)
+            with files.folder(self.path) as fd:
+                self._replace(fd, names.EXIT_RECORD, json.dumps(told).encode() + b"\n")
+                self._replace(fd, names.DONE, f"{done}\n".encode())
+        except OSError as reason:
+            fault = files.disk_fault(reason, f"writing {names.EXIT_RECORD} and {names.DONE} to {self.path}")
+            print(f"the0: {fault.sentence}", file=sys.stderr, flush=True)
 
     def is_fenced(self) -> bool:
         return os.path.lexists(os.path.join(self.path, names.FENCED))

@@ -108,7 +108,8 @@ class _Run:
         if self._job.keep is None:
             watch_fenced(self._loop, self._run_folder, self._note_fenced)
         if prepared.fault is not None:
-            raise prepared.fault
+            # What fails after a request to stop may well fail because of it.
+            raise stopped_early() if self._loop.stop_asked else prepared.fault
         if self._keeper is not None and prepared.wait_s > 0:
             self._keeper.start()
             self._loop.run_until(self._must_end, deadline=time.monotonic() + prepared.wait_s)

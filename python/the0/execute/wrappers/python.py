@@ -15,6 +15,7 @@ import logging
 import os
 import signal
 import sys
+import threading
 
 RESULT = "result.json"
 MESSAGE_CHARACTERS = 10_000
@@ -34,9 +35,10 @@ def terminate(_number, _frame):
 def raise_again(unraisable):
     # Where Python cannot raise (`__del__`, callbacks of weak references) it would swallow the request to stop.
     if isinstance(unraisable.exc_value, Terminated):
-        import _thread
-
-        _thread.interrupt_main(signal.SIGTERM)
+        # A little later: raised from within this hook, it would be swallowed again.
+        again = threading.Timer(0.02, signal.pthread_kill, (threading.main_thread().ident, signal.SIGTERM))
+        again.daemon = True
+        again.start()
     else:
         sys.__unraisablehook__(unraisable)
 
