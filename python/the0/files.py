@@ -13,6 +13,8 @@ import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from the0.errors import ExitCode, Fatal, clip
+
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
@@ -82,10 +84,8 @@ def read_fd(fd: int, *, limit_bytes: int, path: str = "") -> bytes:
 def write_atomic(folder_fd: int, name: str, data: bytes, *, mode: int = 0o644, durable: bool = True) -> None:
     """Replaces `name` in the folder by `data`: a reader sees the old bytes or the new, also after a crash.
     Whatever `name` was (a link too) is replaced, not followed. `durable` survives the host, too."""
-    temporary = f".{name[:200]}.{secrets.token_hex(6)}.tmp"
-    fd = os.open(
-        temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, mode, dir_fd=folder_fd
-    )
+    temporary = f".{name[:50]}.{secrets.token_hex(6)}.tmp"  # 50 characters are at most 200 bytes of the 255
+    fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, mode, dir_fd=folder_fd)
     try:
         write_all(fd, data)
         if durable:
@@ -116,72 +116,114 @@ def move(name: str, source_fd: int, target_fd: int) -> None:
         os.rename(name, name, src_dir_fd=source_fd, dst_dir_fd=target_fd)
     except PermissionError:
         mode = stat.S_IMODE(os.stat(name, dir_fd=source_fd, follow_symlinks=False).st_mode)
-        os.chmod(name, mode | 0o700, dir_fd=source_fd)
+        _chmod(source_fd, name, mode | 0o700)
         os.rename(name, name, src_dir_fd=source_fd, dst_dir_fd=target_fd)
-        os.chmod(name, mode, dir_fd=target_fd)
+        _chmod(target_fd, name, mode)
+
+
+def disk_fault(reason: OSError, doing: str) -> Fatal:
+    """An error of the local disk as a person should read it; `doing` completes "While …"."""
+    where = os.fsdecode(reason.filename) if reason.filename is not None else ""
+    remedy = {
+        errno.ENOSPC: "free some space",
+        errno.EDQUOT: "free some space, or raise the quota",
+        errno.EROFS: "mount it writable",
+        errno.EACCES: "let this user write there",
+        errno.EPERM: "let this user write there",
+        errno.EMFILE: "raise the limit of open files",
+        errno.ENFILE: "raise the limit of open files",
+    }.get(reason.errno or 0, "look at the disk")
+    place = f" ({clip(where)})" if where else ""
+    return Fatal(
+        f"While {doing}, the local disk failed: {reason.strerror or reason}{place}; {remedy}, then start again.",
+        code=ExitCode.LOCAL_DISK,
+    )
 
 
 def remove_tree(folder_fd: int, name: str) -> None:
     """Removes `name` and all below it, following no link; a missing one is no error. Folders that their owner made
-    unreadable are made readable first. Works at any depth: one descriptor at a time."""
-    try:
-        info = os.stat(name, dir_fd=folder_fd, follow_symlinks=False)
-    except FileNotFoundError:
-        return
-    if not stat.S_ISDIR(info.st_mode):
-        os.unlink(name, dir_fd=folder_fd)
-        return
-    _empty_folder(folder_fd, name)
-    os.rmdir(name, dir_fd=folder_fd)
+    unreadable are made readable first. Works at any depth: two descriptors at a time. OSError ENOTEMPTY where somebody
+    fills the folder again meanwhile."""
+    with _missing_is_fine():
+        if not stat.S_ISDIR(os.stat(name, dir_fd=folder_fd, follow_symlinks=False).st_mode):
+            os.unlink(name, dir_fd=folder_fd)
+            return
+        _empty_folder(folder_fd, name)
+        os.rmdir(name, dir_fd=folder_fd)
 
 
 def _empty_folder(folder_fd: int, name: str) -> None:
-    # Subfolders found below are first lifted up beside `name`'s own entries, so that depth never grows.
+    # Folders found in subfolders are first lifted up beside `name`'s own entries, so that depth never grows.
+    fd = _open_to_empty(folder_fd, name)
     try:
-        fd = os.open(name, _DIRECTORY, dir_fd=folder_fd)
-    except PermissionError:
-        os.chmod(name, 0o700, dir_fd=folder_fd)
-        fd = os.open(name, _DIRECTORY, dir_fd=folder_fd)
-    try:
-        if os.fstat(fd).st_mode & 0o700 != 0o700:
-            os.fchmod(fd, 0o700)
-        while True:
-            with os.scandir(fd) as found:
-                entries = [(entry.name, entry.is_dir(follow_symlinks=False)) for entry in found]
-            if not entries:
-                return
+        while entries := _entries(fd):
             for entry, is_folder in entries:
-                if not is_folder:
-                    os.unlink(entry, dir_fd=fd)
-                else:
-                    _lift_folders(fd, entry)
-                    os.rmdir(entry, dir_fd=fd)
+                with _missing_is_fine():
+                    if is_folder:
+                        _lift_folders(fd, entry)
+                        os.rmdir(entry, dir_fd=fd)
+                    else:
+                        os.unlink(entry, dir_fd=fd)
     finally:
         os.close(fd)
 
 
 def _lift_folders(fd: int, name: str) -> None:
+    inner = _open_to_empty(fd, name)
     try:
-        inner = os.open(name, _DIRECTORY, dir_fd=fd)
-    except PermissionError:
-        os.chmod(name, 0o700, dir_fd=fd)
-        inner = os.open(name, _DIRECTORY, dir_fd=fd)
-    try:
-        if os.fstat(inner).st_mode & 0o700 != 0o700:
-            os.fchmod(inner, 0o700)
-        with os.scandir(inner) as found:
-            entries = [(entry.name, entry.is_dir(follow_symlinks=False)) for entry in found]
-        for entry, is_folder in entries:
-            if not is_folder:
-                os.unlink(entry, dir_fd=inner)
-                continue
-            try:
-                os.rmdir(entry, dir_fd=inner)
-            except OSError:
-                os.chmod(entry, 0o700, dir_fd=inner)
-                os.rename(entry, f".lifted-{secrets.token_hex(8)}", src_dir_fd=inner, dst_dir_fd=fd)
+        for entry, is_folder in _entries(inner):
+            with _missing_is_fine():
+                if not is_folder:
+                    os.unlink(entry, dir_fd=inner)
+                    continue
+                try:
+                    os.rmdir(entry, dir_fd=inner)
+                except OSError:
+                    # Moving a folder writes its `..`, for which its owner needs the right to write it.
+                    _chmod(inner, entry, 0o700)
+                    os.rename(entry, f".lifted-{secrets.token_hex(8)}", src_dir_fd=inner, dst_dir_fd=fd)
     finally:
         os.close(inner)
+
+
+def _entries(fd: int) -> list[tuple[str, bool]]:
+    """(name, is it a folder)"""
+    with os.scandir(fd) as found:
+        return [(entry.name, entry.is_dir(follow_symlinks=False)) for entry in found]
+
+
+def _open_to_empty(folder_fd: int, name: str) -> int:
+    try:
+        fd = os.open(name, _DIRECTORY, dir_fd=folder_fd)
+    except PermissionError:
+        _chmod(folder_fd, name, 0o700)
+        fd = os.open(name, _DIRECTORY, dir_fd=folder_fd)
+    try:
+        if os.fstat(fd).st_mode & 0o700 != 0o700:
+            os.fchmod(fd, 0o700)
+    except BaseException:
+        os.close(fd)
+        raise
+    return fd
+
+
+def _chmod(folder_fd: int, name: str, mode: int) -> None:
+    # os.chmod would follow a link that somebody put there since we looked; Linux has no chmod that does not.
+    handle = os.open(name, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=folder_fd)
+    try:
+        if stat.S_ISLNK(os.fstat(handle).st_mode):
+            raise OSError(errno.ELOOP, os.strerror(errno.ELOOP), name)
+        os.chmod(f"/proc/self/fd/{handle}", mode)
+    finally:
+        os.close(handle)
+
+
+@contextmanager
+def _missing_is_fine() -> Iterator[None]:
+    try:
+        yield
+    except FileNotFoundError:
+        pass  # somebody else removed it: as we wanted
 
 
 @contextmanager

@@ -39,8 +39,15 @@ def test_what_is_a_duration(text: str, seconds: float) -> None:
 
 @pytest.mark.parametrize(
     "text",
-    ["", " ", "s", ".", ".s", "-5", "-5s", "+", "5x", "5 s", "1h 30m", "1h30", "1e3", "1e3s", "nan", "inf", "5S", "1d"]
-    + ["٣", "٣s", "5s\0", "5;rm", "1,5s", "0x10", "1_000"],
+    [
+        "",
+        " ",
+        "5 s",
+        "1h 30m",
+        "5s\0",
+        *("s", ".", ".s", "-5", "-5s", "+", "5x", "1h30", "1e3", "1e3s", "nan", "inf", "5S", "1d"),
+        *("٣", "٣s", "5;rm", "1,5s", "0x10", "1_000"),
+    ],
 )
 def test_what_is_none_says_how_to_write_one(text: str) -> None:
     with pytest.raises(ValueError) as refused:
