@@ -6,6 +6,7 @@ Only this module and `cli.py` know the environment. Every refusal is one sentenc
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, cast
@@ -15,6 +16,8 @@ from the0.errors import ExitCode, Fatal, clip
 from the0.objects.credentials import StoreSettings
 
 MIB = 1024 * 1024
+_ENDPOINT = re.compile(r"(?:[A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\])(?::(?P<port>[0-9]{1,5}))?")
+_MEGABYTES = re.compile(r"0*[1-9][0-9]{0,11}")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -158,12 +161,28 @@ def read_buckets(environ: Mapping[str, str]) -> Buckets:
 
 
 def read_paths(environ: Mapping[str, str]) -> Paths:
+    code = _path(environ, names.CODE_PATH, "/bot")
     state = _path(environ, names.STATE_PATH, "/state")
+    sdk_state = _path(environ, names.STATE_DIR, os.path.join(state, names.SDK_STATE_DIR))
+    # Both folders are emptied and filled as a whole: neither may hold the other, or the machine.
+    for variable, path in ((names.CODE_PATH, code), (names.STATE_PATH, state)):
+        if not path.strip("/"):
+            raise _usage(variable, "is the root folder", "give it a folder of its own")
+    if _holds(code, state) or _holds(state, code):
+        raise _usage(
+            names.STATE_PATH, f"({clip(state)}) and CODE_PATH ({clip(code)}) overlap", "make them separate folders"
+        )
+    if not _holds(state, sdk_state) or _holds(os.path.join(state, names.RESERVED_DIR), sdk_state):
+        raise _usage(
+            names.STATE_DIR,
+            f"({clip(sdk_state)}) is not kept with the state in {clip(state)}",
+            f"leave it unset, or name a folder below STATE_PATH other than {names.RESERVED_DIR}",
+        )
     return Paths(
-        code=_path(environ, names.CODE_PATH, "/bot"),
+        code=code,
         state=state,
         logs=_path(environ, names.LOGS_PATH, "/var/the0/logs"),
-        sdk_state=_path(environ, names.STATE_DIR, os.path.join(state, names.SDK_STATE_DIR)),
+        sdk_state=sdk_state,
         run=_path(environ, names.THE0_RUN_DIR, "/var/the0"),
     )
 
@@ -180,12 +199,10 @@ def read_store(environ: Mapping[str, str]) -> StoreSettings:
             "is missing",
             "set it to the store's host:port, or set OBJECT_STORE_DIR to a folder",
         )
-    if "://" in endpoint or "/" in endpoint:
-        raise _usage(
-            names.MINIO_ENDPOINT,
-            f"is {clip(endpoint)!r}",
-            "write host:port without a scheme; MINIO_USE_SSL selects TLS",
-        )
+    address = _ENDPOINT.fullmatch(endpoint)
+    if address is None or not 0 < int(address["port"] or 80) < 65536:
+        shown = "holds a password" if "@" in endpoint else f"is {clip(endpoint)!r}"
+        raise _usage(names.MINIO_ENDPOINT, shown, "write host:port without a scheme; MINIO_USE_SSL selects TLS")
     return StoreSettings(
         endpoint=endpoint,
         access_key=_required(environ, names.MINIO_ACCESS_KEY, "the store's access key"),
@@ -231,7 +248,8 @@ def _flag(environ: Mapping[str, str], variable: str) -> bool:
 def _json_object(environ: Mapping[str, str], variable: str) -> str:
     text = environ.get(variable) or "{}"
     try:
-        return canonical.dumps(canonical.loads_object(text))
+        # Bytes that are no UTF-8 came as lone surrogates.
+        return canonical.dumps(canonical.loads_object(text.encode("utf-8")))
     except ValueError as reason:
         raise _usage(variable, f"is not usable ({clip(str(reason))})", "set it to a JSON object") from reason
 
@@ -240,7 +258,7 @@ def _megabytes(environ: Mapping[str, str], variable: str, default_bytes: int) ->
     text = environ.get(variable)
     if not text:
         return default_bytes
-    if not text.strip().isascii() or not text.strip().isdigit() or int(text) <= 0:
+    if not _MEGABYTES.fullmatch(text.strip()):
         raise _usage(variable, f"is {clip(text)!r}", "set it to a whole number of MiB above 0")
     return int(text) * MIB
 
@@ -263,3 +281,7 @@ def _absolute(variable: str, path: str) -> str:
     if "\0" in path or not os.path.isabs(path):
         raise _usage(variable, f"is {clip(path)!r}", "set it to an absolute path")
     return os.path.normpath(path)
+
+
+def _holds(outer: str, inner: str) -> bool:
+    return os.path.commonpath([outer, inner]) == outer
