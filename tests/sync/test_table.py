@@ -31,6 +31,7 @@ FILES = Local(empty=False)
 INDEXED = Local(empty=False, origin=at(A))
 REBOOTED = replace(INDEXED, same_boot=False)
 FOREIGN = ArchiveFact.FOREIGN
+CLAIMED = Content(lineage="dd")
 REMOVED = replace(A, tombstone="aa", segments=())
 OVER_REMOVED = Content(lineage="cc", generation=2, tombstone="aa")
 
@@ -156,7 +157,7 @@ def test_row(local: Local, remote: Remote, expected: Decision) -> None:
 def test_never_empty_over_existing_state() -> None:
     """Whatever is on the disk: where the store has content, no decision begins empty, unless the bot was removed."""
     for _, local, remote, _ in ROWS:
-        if remote.head is not None and not remote.head.content.removed:
+        if remote.head is not None and remote.head.content.segments and not remote.head.content.removed:
             assert decide(local, remote).tree in ("keep", "restore", "rehash", "refuse")
         if remote.leftovers:
             assert decide(local, remote).tree == "refuse"

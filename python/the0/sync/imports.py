@@ -34,11 +34,11 @@ def import_archive(
         finally:
             os.close(spool_fd)
         whole = any(child != names.SDK_STATE_DIR for child in os.listdir(unpacked_fd))
+        keys = _digests(unpacked_fd)
         bring = _replace_tree if whole else _merge_keys
         notes = bring(folder, committer, unpacked_fd, stored)
         committer.commit(committer.scan(), imported_etag=etag)
         folder.unmark_restoring()
-        keys = _digests(unpacked_fd if not whole else folder.root_fd)
         stored.write_base(etag=etag, keys=keys)
     finally:
         os.close(unpacked_fd)
@@ -87,18 +87,29 @@ def _merge_keys(folder: StateFolder, committer: Committer, unpacked_fd: int, sto
     plan = archive.merge(base=base, theirs=theirs, ours=ours)
     for key in plan.delete:
         _delete_key(folder.root_fd, key)
+    kept = [*plan.kept]
     for key in plan.take:
-        data = files.read_beneath(unpacked_fd, f"{names.SDK_STATE_DIR}/{key}", limit_bytes=archive.LIMIT_BYTES)
-        parent, _, leaf = f"{names.SDK_STATE_DIR}/{key}".rpartition("/")
-        fd = files.open_folder_beneath(folder.root_fd, parent, create=True)
         try:
-            files.write_atomic(fd, leaf, data, durable=False)
-        finally:
-            os.close(fd)
-    if not plan.kept:
+            _take_key(unpacked_fd, folder.root_fd, key)
+        except (IsADirectoryError, NotADirectoryError):
+            kept.append(key)  # the bot has a folder where the archive has a key, or the other way round
+    if not kept:
         return []
-    told = canonical.dumps(list(plan.kept[:20]))
-    return [f"Keys changed both by the bot and from outside keep the bot's value: {told}."]
+    return [f"Keys changed both by the bot and from outside keep the bot's value: {canonical.dumps(kept[:20])}."]
+
+
+def _take_key(unpacked_fd: int, root_fd: int, key: str) -> None:
+    """By rename, so that a crash leaves no half key and no temporary file in the tree."""
+    parent, _, leaf = f"{names.SDK_STATE_DIR}/{key}".rpartition("/")
+    source = files.open_folder_beneath(unpacked_fd, parent)
+    try:
+        target = files.open_folder_beneath(root_fd, parent, create=True)
+        try:
+            os.rename(leaf, leaf, src_dir_fd=source, dst_dir_fd=target)
+        finally:
+            os.close(target)
+    finally:
+        os.close(source)
 
 
 def _delete_key(root_fd: int, key: str) -> None:

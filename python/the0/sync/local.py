@@ -207,7 +207,6 @@ class StateFolder:
             return None
         asides = files.open_folder_beneath(self.reserved_fd, names.ASIDE, create=True, mode=0o700)
         try:
-            self._make_room(asides, moment)
             stamp = time.strftime("%Y%m%dT%H%M%SZ", time.gmtime(moment))
             name = f"{stamp}-{why}"
             taken = set(self.asides())
@@ -215,6 +214,7 @@ class StateFolder:
             while name in taken:
                 number += 1
                 name = f"{stamp}-{why}-{number}"
+            self._make_room(asides, moment)
             target = files.open_folder_beneath(asides, name, create=True, mode=0o700)
             try:
                 try:

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 
 from the0 import names, statehash
 from the0.errors import ExitCode, Fatal, Permanent, clip
-from the0.objects.store import Missing, ObjectStore
+from the0.objects.store import Missing, ObjectStore, TooLarge
 from the0.sync.head import Content, SegmentRef
 from the0.sync.lanes import fetch_ahead
 from the0.sync.local import Origin, StateFolder
@@ -92,14 +92,15 @@ def _apply(
 
 
 def fetch_segments(content: Content, *, store: ObjectStore, bucket: str) -> Iterator[tuple[SegmentRef, bytes]]:
-    """The segments of a generation with their bytes, in order. Raises Permanent (STATE_DAMAGED) for a missing one."""
+    """The segments of a generation with their bytes, in order. Raises Permanent (STATE_DAMAGED) for a missing or swollen one."""
 
     def fetch(segment: SegmentRef) -> tuple[SegmentRef, bytes]:
         try:
             return segment, store.get(bucket, segment.key, limit_bytes=segment.bytes).data
-        except Missing as reason:
+        except (Missing, TooLarge) as reason:
+            wrong = "not in" if isinstance(reason, Missing) else "larger than it says in"
             raise Permanent(
-                f"The segment {segment.key} that HEAD names is not in bucket {bucket}: nothing was started; "
+                f"The segment {segment.key} that HEAD names is {wrong} bucket {bucket}: nothing was started; "
                 "put it back from a copy of the bucket, or choose a local tree with `runtime state adopt --local`.",
                 code=ExitCode.STATE_DAMAGED,
             ) from reason

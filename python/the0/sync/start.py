@@ -307,7 +307,7 @@ class _Start:
             if index.pending_meta is not None:
                 index.abandon()
             older = decision.tree == "restore" and decision.why == table.ANOTHER_HOST
-            if older and not statehash.scan(folder.root_fd, index):
+            if older and not statehash.differences(folder.root_fd, index, limit=1):
                 # The mark first: a crash in between must not take the rest for a tree that somebody emptied.
                 folder.mark_restoring()
                 folder.wipe()

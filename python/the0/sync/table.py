@@ -86,6 +86,9 @@ def decide(local: Local, remote: Remote) -> Decision:
     if head is None:
         return _without_head(local, remote, origin)
     if origin is None:
+        if head.content.generation == 0 and head.content.tombstone is None:
+            # Claimed, and nothing was ever committed: the start that claimed may have been cut off right after.
+            return _begin(local, remote, over_head=True)
         why = "the index is unreadable" if local.unreadable else "no index"
         return _from_store(local, remote, why=why)
     return _compare(local, remote, origin, head)
@@ -115,10 +118,15 @@ def _without_head(local: Local, remote: Remote, origin: Origin | None) -> Decisi
         )
     if remote.leftovers:
         return Decision(tree="refuse", why="the store holds parts of this bot's state, but its HEAD is gone")
+    return _begin(local, remote)
+
+
+def _begin(local: Local, remote: Remote, *, over_head: bool = False) -> Decision:
+    """Nothing was ever committed."""
     if remote.archive is ArchiveFact.FOREIGN:
         return Decision(tree="empty", why="an archive is to be imported", aside=not local.empty, archive="import")
     if local.empty:
-        return Decision(tree="empty", why="first run")
+        return Decision(tree="restore" if over_head else "empty", why="first run")
     return Decision(tree="adopt", why="first run with files already there")
 
 
