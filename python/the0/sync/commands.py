@@ -156,6 +156,8 @@ def _lines(body: dict[str, Any], indent: str) -> list[str]:
         elif isinstance(value, list):
             lines.append(f"{indent}{label}: {', '.join(clip(str(item)) for item in value) if value else 'none'}")
         else:
-            shown = {None: "none", True: "yes", False: "no"}.get(value, value)
+            shown = (
+                {None: "none", True: "yes", False: "no"}[value] if value is None or isinstance(value, bool) else value
+            )
             lines.append(f"{indent}{label}: {shown}")
     return lines
