@@ -101,6 +101,8 @@ class Place:
     command: list[str] = field(default_factory=lambda: list(COMMAND))
     env: dict[str, str | None] = field(default_factory=dict)
     """More variables; None takes one away."""
+    popen: dict[str, Any] = field(default_factory=dict)
+    """More arguments of Popen, for every start."""
     started: list[subprocess.Popen[str]] = field(default_factory=list)
 
     def __post_init__(self) -> None:
@@ -163,6 +165,7 @@ class Place:
             cwd="/",
             text=True,
             errors="replace",
+            **self.popen,
             **popen,
         )
         self.started.append(process)

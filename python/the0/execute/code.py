@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from the0 import files, statehash
 from the0.errors import ExitCode, Fatal, clip
 from the0.execute import target
-from the0.objects.store import Missing, ObjectStore, TooLarge
+from the0.objects.store import LocalDisk, Missing, ObjectStore, TooLarge
 
 STAGING = ".the0-code"
 ARCHIVE_BYTES = 4 << 30
@@ -102,6 +102,12 @@ def _download(store: ObjectStore, wanted: Wanted, archive_fd: int) -> None:
             f"The code archive {_name(wanted)} is larger than {ARCHIVE_BYTES >> 30} GiB: deploy a smaller one.",
             code=ExitCode.CODE,
         ) from large
+
+    except LocalDisk as failed:
+        cause = failed.__cause__
+        if isinstance(cause, OSError) and cause.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+            raise cause from None  # our side of the copy: nobody runs out of space by reading
+        raise
 
 
 def _extract(wanted: Wanted, archive_fd: int, staging_fd: int) -> None:

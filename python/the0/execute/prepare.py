@@ -13,7 +13,7 @@ from the0.objects.store import ObjectStore
 from the0.settings import ExecuteSettings, SyncSettings
 from the0.sync.start import Started, start
 
-DEADLINE_S = 15.0
+DEADLINE_S = 10.0
 """How long a store that does not answer is asked again before the start fails."""
 
 

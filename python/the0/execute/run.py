@@ -25,6 +25,9 @@ if TYPE_CHECKING:
 STORE_DEADLINE_S = 10.0
 """How long one request of the sync process is repeated; its own loop goes on from there."""
 
+LONGEST_VARIABLE_BYTES = 128 << 10
+"""The kernel's limit on one string of an environment, name and end included (MAX_ARG_STRLEN)."""
+
 
 def execute(environ: Mapping[str, str], *, skip_sync: bool) -> int:
     """Runs the bot that the environment describes; returns the exit code. Only for a process of its own, with one thread."""
@@ -125,7 +128,7 @@ def _wanted(ours: ExecuteSettings, file: str) -> code.Wanted | None:
 def _environment(ours: ExecuteSettings, environ: Mapping[str, str], row: Language) -> dict[str, str]:
     """All that the bot's process gets to see."""
     bot, paths = ours.bot, ours.paths
-    return {
+    environment = {
         **privacy.shared_environment(environ),
         # Its own folder: writable for it, and for no other bot on this machine.
         "HOME": paths.code,
@@ -138,6 +141,14 @@ def _environment(ours: ExecuteSettings, environ: Mapping[str, str], row: Languag
         names.ENTRYPOINT_TYPE: "bot",
         **row.environment,
     }
+    for name, value in environment.items():
+        if len(name) + len(os.fsencode(value)) + 2 > LONGEST_VARIABLE_BYTES:
+            raise Fatal(
+                f"{name} has {len(os.fsencode(value))} bytes, more than a process can be given (about {LONGEST_VARIABLE_BYTES >> 10} KiB): "
+                "make it shorter.",
+                code=ExitCode.USAGE,
+            )
+    return environment
 
 
 def _run_folder(path: str, *, keep_fenced: bool) -> RunFolder:
