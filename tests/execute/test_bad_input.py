@@ -90,7 +90,7 @@ def test_a_config_that_no_process_can_be_given(place: Place) -> None:
     place.code.joinpath("main.py").unlink()
     place.code.joinpath("result.json").unlink()
     (place.logs / "bot.log").unlink()
-    place.env["BOT_CONFIG"] = json.dumps({"long": "x" * (128 << 10)})
+    place.env["BOT_CONFIG"] = json.dumps({"long": "é" * 30_000}, ensure_ascii=False)  # three times as long in ASCII
     check(place, place.run(), 201, "BOT_CONFIG", "128 KiB")
 
 
