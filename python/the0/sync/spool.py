@@ -307,7 +307,7 @@ class _Records:
 
     @property
     def complete(self) -> bool:
-        return self.offset == os.fstat(self._fd).st_size
+        return 0 < self.offset == os.fstat(self._fd).st_size
 
     def __iter__(self) -> Iterator[_Record]:
         while self.offset < self._size:
