@@ -69,6 +69,7 @@ def fork_child(name: str, work: Callable[[Event], int], *, keep: Iterable[int]) 
         for number in _LEFT_ALONE:
             signal.signal(number, signal.SIG_IGN)
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+        signal.pthread_sigmask(signal.SIG_SETMASK, ())
         os.setsid()
         privacy.close_others((*keep, control_read))
         privacy.set_name(f"the0-{name}")
@@ -122,6 +123,7 @@ def spawn(
         signal.set_wakeup_fd(-1)
         for each in _RESET:
             signal.signal(each, signal.SIG_DFL)
+        signal.pthread_sigmask(signal.SIG_SETMASK, ())
         os.setsid()
         privacy.die_with_parent(signal.SIGKILL)
         if os.getppid() != parent:

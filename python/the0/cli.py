@@ -165,7 +165,7 @@ def _daemon_init(arguments: argparse.Namespace) -> int:
     entrypoint = os.environ.get(names.ENTRYPOINT)
     with _Store(settings, stop=stop) as store:
         if arguments.code_file:
-            wanted = code.Wanted(
+            wanted = target.Wanted(
                 bucket=settings.buckets.code,
                 key=arguments.code_file,
                 folder=settings.paths.code,

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import errno
 import os
-import secrets
 import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -84,7 +83,7 @@ def read_fd(fd: int, *, limit_bytes: int, path: str = "") -> bytes:
 def write_atomic(folder_fd: int, name: str, data: bytes, *, mode: int = 0o644, durable: bool = True) -> None:
     """Replaces `name` in the folder by `data`: a reader sees the old bytes or the new, also after a crash.
     Whatever `name` was (a link too) is replaced, not followed. `durable` survives the host, too."""
-    temporary = f".{name[:50]}.{secrets.token_hex(6)}.tmp"  # 50 characters are at most 200 bytes of the 255
+    temporary = f".{name[:50]}.{os.urandom(6).hex()}.tmp"  # 50 characters are at most 200 bytes of the 255
     fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, mode, dir_fd=folder_fd)
     try:
         write_all(fd, data)
@@ -181,7 +180,7 @@ def _lift_folders(fd: int, name: str) -> None:
                 except OSError:
                     # Moving a folder writes its `..`, for which its owner needs the right to write it.
                     _chmod(inner, entry, 0o700)
-                    os.rename(entry, f".lifted-{secrets.token_hex(8)}", src_dir_fd=inner, dst_dir_fd=fd)
+                    os.rename(entry, f".lifted-{os.urandom(8).hex()}", src_dir_fd=inner, dst_dir_fd=fd)
     finally:
         os.close(inner)
 

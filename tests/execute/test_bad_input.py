@@ -294,6 +294,13 @@ def test_a_store_that_is_not_there(place: Place) -> None:
     check(place, ended, ExitCode.STORE_UNREACHABLE, "127.0.0.1:1")
 
 
+def make_buckets(settings: StoreSettings) -> None:
+    store = open_store(settings, deadline_s=10)
+    for bucket in ("custom-bots", "bot-state", "bot-logs"):
+        store.ensure_bucket(bucket)
+    store.close()
+
+
 def test_a_store_that_denies(place: Place, minio_server: object) -> None:
     settings: StoreSettings = minio_server.settings  # type: ignore[attr-defined]
     on_minio(place, settings)
@@ -306,6 +313,7 @@ def test_a_store_that_denies(place: Place, minio_server: object) -> None:
 def test_a_bucket_that_is_missing(place: Place, minio_server: object) -> None:
     settings: StoreSettings = minio_server.settings  # type: ignore[attr-defined]
     on_minio(place, settings)
+    make_buckets(settings)
     place.env["MINIO_CODE_BUCKET"] = "no-such-bucket"
     check(place, place.run(), ExitCode.STORE_DENIED, "no-such-bucket")
 
@@ -313,9 +321,8 @@ def test_a_bucket_that_is_missing(place: Place, minio_server: object) -> None:
 def test_a_claim_is_given_back_when_the_code_is_missing(place: Place, minio_server: object) -> None:
     settings: StoreSettings = minio_server.settings  # type: ignore[attr-defined]
     on_minio(place, settings)
+    make_buckets(settings)
     store = open_store(settings, deadline_s=10)
-    for bucket in ("custom-bots", "bot-state", "bot-logs"):
-        store.ensure_bucket(bucket)
     bot_id = f"claimed-{os.getpid()}"
     place.env["BOT_ID"] = bot_id
     assert place.run().code == ExitCode.CODE

@@ -10,40 +10,16 @@ from __future__ import annotations
 import errno
 import os
 import stat
-from dataclasses import dataclass
 
 from the0 import files, statehash
 from the0.errors import ExitCode, Fatal, clip
 from the0.execute import target
+from the0.execute.target import NOT_OURS, STAGING, Wanted
 from the0.objects.store import LocalDisk, Missing, ObjectStore, TooLarge
 
-STAGING = ".the0-code"
 ARCHIVE_BYTES = 4 << 30
 EXTRACTED_BYTES = 8 << 30
 ENTRIES = 200_000
-_NOT_OURS = frozenset({"lost+found"})
-"""What a volume's root may hold from the beginning."""
-
-
-@dataclass(frozen=True, slots=True)
-class Wanted:
-    """The archive and where it goes. `file` is the path within the code that must exist, see `target.entry_file`;
-    None where it is not known, then the archive's top level is taken as it is."""
-
-    bucket: str
-    key: str
-    folder: str
-    file: str | None
-
-
-def is_complete(folder: str) -> bool:
-    """Whether CODE_PATH holds code already, wholly extracted."""
-    try:
-        with os.scandir(folder) as found:
-            present = {entry.name for entry in found} - _NOT_OURS
-    except FileNotFoundError:
-        return False
-    return bool(present) and STAGING not in present
 
 
 def fetch(store: ObjectStore, wanted: Wanted) -> None:
@@ -150,7 +126,7 @@ def _replace(code_fd: int, root_fd: int) -> None:
 
 def _children(folder_fd: int) -> list[str]:
     with os.scandir(folder_fd) as found:
-        return [entry.name for entry in found if entry.name not in _NOT_OURS]
+        return [entry.name for entry in found if entry.name not in NOT_OURS]
 
 
 def _is_folder(folder_fd: int, name: str) -> bool:

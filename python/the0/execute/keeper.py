@@ -24,6 +24,7 @@ DEATHS = 8
 DEATHS_WITHIN_S = 60.0
 FIRST_PAUSE_S = 0.05
 LAST_PAUSE_S = 15.0
+NO_PROCESS_PAUSE_S = 1.0
 FINAL_TRIES = 3
 
 TAKEN_OVER = "Another instance took over this bot: look where it runs, and stop one of them."
@@ -56,6 +57,13 @@ class Keeper:
         self._final_code: int | None = None
 
     def start(self) -> None:
+        try:
+            self._fork()
+        except OSError:
+            # No process can be had just now (a bot's own may be too many): later.
+            self._loop.after(NO_PROCESS_PAUSE_S, self._start_again)
+
+    def _fork(self) -> None:
         notices_read, notices_write = os.pipe()
         os.set_blocking(notices_read, False)
         keep = self._keep
@@ -63,8 +71,13 @@ class Keeper:
         def work(stop: Event) -> int:
             return keep(stop, lambda word: _tell(notices_write, word))
 
-        forked = child.fork_child("sync", work, keep=(*self._keep_fds, notices_write))
-        os.close(notices_write)
+        try:
+            forked = child.fork_child("sync", work, keep=(*self._keep_fds, notices_write))
+        except OSError:
+            os.close(notices_read)
+            raise
+        finally:
+            os.close(notices_write)
         self.pid, self._control_fd = forked.pid, forked.control_fd
         self._loop.on_end(forked.pid, lambda end: self._ended(end, notices_read))
         self._loop.watch(notices_read, lambda: self._listen(notices_read))
@@ -150,7 +163,7 @@ class Keeper:
         self._loop.after(pause_s, self._start_again)
 
     def _start_again(self) -> None:
-        if self.pid is None and not self._finishing and self.verdict is None:
+        if self.pid is None and self._final_code is None and (self._finishing or self.verdict is None):
             self.start()
 
 

@@ -27,24 +27,21 @@ class Log(Protocol):
 
 
 class Output:
-    """Reads the bot's pipe. `write_fd` is for the bot; close it (`given`) once the bot has it."""
+    """Reads the bot's pipe at its end `read_fd`."""
 
-    def __init__(self, loop: Loop, *, log: Log, echo_fd: int) -> None:
+    def __init__(self, loop: Loop, read_fd: int, *, log: Log, echo_fd: int) -> None:
         self.closed = False
         """Whether every process that could print has closed the pipe."""
         self._loop = loop
         self._log = log
         self._echo = _Echo(loop, echo_fd)
-        self._read_fd, self.write_fd = os.pipe()
+        self._read_fd = read_fd
         try:
-            fcntl.fcntl(self.write_fd, fcntl.F_SETPIPE_SZ, PIPE_BYTES)
+            fcntl.fcntl(read_fd, fcntl.F_SETPIPE_SZ, PIPE_BYTES)
         except OSError:
             pass  # the user's limit on pipe memory: a smaller pipe works as well
         os.set_blocking(self._read_fd, False)
         loop.watch(self._read_fd, self._pump)
-
-    def given(self) -> None:
-        os.close(self.write_fd)
 
     def abandon(self) -> None:
         """Takes what is there and reads no more."""

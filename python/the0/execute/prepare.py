@@ -8,6 +8,7 @@ from threading import Event, Thread
 from the0.errors import ExitCode, Fatal, Fault
 from the0.execute import code
 from the0.execute.preparing import Prepared
+from the0.execute.target import Wanted
 from the0.objects.open import open_store
 from the0.objects.store import ObjectStore
 from the0.settings import ExecuteSettings, SyncSettings
@@ -17,7 +18,7 @@ DEADLINE_S = 10.0
 """How long a store that does not answer is asked again before the start fails."""
 
 
-def prepare(settings: ExecuteSettings, *, wanted: code.Wanted | None, instance: str, stop: Event) -> Prepared:
+def prepare(settings: ExecuteSettings, *, wanted: Wanted | None, instance: str, stop: Event) -> Prepared:
     """`wanted` None: the code is there already. State is left alone where nothing is synced here. Raises no Fault."""
     if settings.store is None or (wanted is None and settings.sync is None):
         return Prepared()
@@ -55,7 +56,7 @@ def _start(
         return None
 
 
-def _fetch(store: ObjectStore, wanted: code.Wanted, faults: list[Fault], stop: Event) -> None:
+def _fetch(store: ObjectStore, wanted: Wanted, faults: list[Fault], stop: Event) -> None:
     try:
         code.fetch(store, wanted)
     except Exception as reason:  # noqa: BLE001 - as above

@@ -12,10 +12,11 @@ from typing import TYPE_CHECKING, Any
 
 from the0 import child
 from the0.errors import ExitCode, Fatal, Fault
-from the0.execute.loop import Loop
 
 if TYPE_CHECKING:
     from threading import Event
+
+    from the0.execute.loop import Loop
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -55,20 +56,32 @@ Prepare = Callable[["Event"], Prepared]
 """Runs in the child; `stop` set means: leave off, there will be no bot."""
 
 
+@dataclass(frozen=True, slots=True)
+class Begun:
+    forked: child.Forked
+    answer_fd: int
+
+
+def begin(prepare: Prepare, *, keep_fds: tuple[int, ...]) -> Begun:
+    """Forks the child. OSError where that is not possible."""
+    read_fd, write_fd = os.pipe()
+    os.set_blocking(read_fd, False)
+    forked = child.fork_child("prepare", lambda stop: _work(prepare, stop, write_fd), keep=(*keep_fds, write_fd))
+    os.close(write_fd)
+    return Begun(forked=forked, answer_fd=read_fd)
+
+
 class Preparing:
-    def __init__(self, loop: Loop, prepare: Prepare, *, keep_fds: tuple[int, ...]) -> None:
+    """Waits for the answer of what was begun."""
+
+    def __init__(self, loop: Loop, begun: Begun) -> None:
         self._loop = loop
+        self._forked = begun.forked
+        self._read_fd = begun.answer_fd
         self._told = b""
         self._end: child.End | None = None
-        read_fd, write_fd = os.pipe()
-        os.set_blocking(read_fd, False)
-        self._forked = child.fork_child(
-            "prepare", lambda stop: _work(prepare, stop, write_fd), keep=(*keep_fds, write_fd)
-        )
-        os.close(write_fd)
-        self._read_fd = read_fd
         loop.on_end(self._forked.pid, self._note_end)
-        loop.watch(read_fd, self._listen)
+        loop.watch(self._read_fd, self._listen)
 
     def wait(self, *, grace_s: float) -> Prepared:
         """Its answer. A stop that is asked for meanwhile is passed on, and enforced after the grace period."""

@@ -9,18 +9,20 @@ from typing import TYPE_CHECKING
 
 from the0 import files, names, privacy, settings
 from the0.errors import ExitCode, Fatal, Fault
-from the0.execute import code, supervise, target
-from the0.execute.keeper import Keep, Notify
+from the0.execute import target
 from the0.execute.languages import Language, Target, find_program, language
-from the0.execute.loop import Loop
+from the0.execute.launch import Job, KeepAfter, launch
 from the0.execute.preparing import Prepared
 from the0.execute.record import Outcome, RunFolder
+from the0.execute.target import Wanted, is_complete
 from the0.settings import ExecuteSettings, SyncSettings
 from the0.sync.botlog import BotLogWriter
 from the0.sync.lock import hold_lock
 
 if TYPE_CHECKING:
     from threading import Event
+
+    from the0.execute.keeper import Keep, Notify
 
 STORE_DEADLINE_S = 10.0
 """How long one request of the sync process is repeated; its own loop goes on from there."""
@@ -32,7 +34,6 @@ LONGEST_VARIABLE_BYTES = 128 << 10
 def execute(environ: Mapping[str, str], *, skip_sync: bool) -> int:
     """Runs the bot that the environment describes; returns the exit code. Only for a process of its own, with one thread."""
     privacy.set_non_dumpable()
-    loop = Loop()
     instance = os.urandom(16).hex()
     try:
         paths = settings.read_paths(environ)
@@ -45,18 +46,21 @@ def execute(environ: Mapping[str, str], *, skip_sync: bool) -> int:
         return int(fault.code)
     try:
         job = _job(settings.read_execute(environ, skip_sync=skip_sync), environ, instance=instance, lock_fd=lock_fd)
+        launched = launch(job)
     except Fault as fault:
         log.say(fault.sentence)
         outcome = Outcome(by="runtime", code=int(fault.code), reason=fault.sentence)
     else:
-        outcome = supervise.run(job, loop=loop, log=log, run_folder=run_folder)
+        from the0.execute import supervise  # what was launched need not wait for this
+
+        outcome = supervise.run(job, launched, log=log, run_folder=run_folder)
     if outcome.by == "runtime" or outcome.oom:
         _tell(outcome.reason)
     run_folder.write(outcome, instance=instance)
     return outcome.code
 
 
-def _job(ours: ExecuteSettings, environ: Mapping[str, str], *, instance: str, lock_fd: int | None) -> supervise.Job:
+def _job(ours: ExecuteSettings, environ: Mapping[str, str], *, instance: str, lock_fd: int | None) -> Job:
     bot = ours.bot
     if bot.query_path is not None:
         raise Fatal("QUERY_PATH is set, but this version answers no queries yet: unset it.", code=ExitCode.USAGE)
@@ -71,7 +75,7 @@ def _job(ours: ExecuteSettings, environ: Mapping[str, str], *, instance: str, lo
 
         return prepare(ours, wanted=wanted, instance=instance, stop=stop)
 
-    return supervise.Job(
+    return Job(
         instance=instance,
         language=row,
         argv=row.bot(
@@ -89,7 +93,7 @@ def _job(ours: ExecuteSettings, environ: Mapping[str, str], *, instance: str, lo
     )
 
 
-def _keeping(sync: SyncSettings, *, instance: str) -> supervise.KeepAfter:
+def _keeping(sync: SyncSettings, *, instance: str) -> KeepAfter:
     def keep_after(prepared: Prepared) -> Keep:
         notes = list(prepared.notes)
 
@@ -97,7 +101,7 @@ def _keeping(sync: SyncSettings, *, instance: str) -> supervise.KeepAfter:
             from the0.objects.open import open_store
             from the0.sync import daemon
 
-            store = open_store(sync.store, deadline_s=STORE_DEADLINE_S, stop=stop)
+            store = open_store(sync.store, deadline_s=STORE_DEADLINE_S)  # a stop must not cut its last requests short
             return daemon.run(
                 sync,
                 store,
@@ -113,8 +117,8 @@ def _keeping(sync: SyncSettings, *, instance: str) -> supervise.KeepAfter:
     return keep_after
 
 
-def _wanted(ours: ExecuteSettings, file: str) -> code.Wanted | None:
-    if not ours.bot.code_file or (ours.sync is None and code.is_complete(ours.paths.code)):
+def _wanted(ours: ExecuteSettings, file: str) -> Wanted | None:
+    if not ours.bot.code_file or (ours.sync is None and is_complete(ours.paths.code)):
         return None
     if ours.store is None:
         raise Fatal(
@@ -122,7 +126,7 @@ def _wanted(ours: ExecuteSettings, file: str) -> code.Wanted | None:
             "run `runtime daemon init` first, or set MINIO_ENDPOINT or OBJECT_STORE_DIR.",
             code=ExitCode.USAGE,
         )
-    return code.Wanted(bucket=ours.buckets.code, key=ours.bot.code_file, folder=ours.paths.code, file=file)
+    return Wanted(bucket=ours.buckets.code, key=ours.bot.code_file, folder=ours.paths.code, file=file)
 
 
 def _environment(ours: ExecuteSettings, environ: Mapping[str, str], row: Language) -> dict[str, str]:

@@ -8,18 +8,16 @@ from __future__ import annotations
 import os
 import signal
 import time
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 
 from the0 import child, privacy
 from the0.errors import ExitCode, Fatal, Fault
 from the0.execute import oom, target
 from the0.execute.fence import watch_fenced
-from the0.execute.keeper import TAKEN_OVER, Keep, Keeper, Verdict
-from the0.execute.languages import Language
+from the0.execute.keeper import TAKEN_OVER, Keeper, Verdict
+from the0.execute.launch import Job, Launched
 from the0.execute.loop import Loop
 from the0.execute.output import Log, Output
-from the0.execute.preparing import Prepare, Prepared, Preparing, stopped_early
+from the0.execute.preparing import Prepared, Preparing, stopped_early
 from the0.execute.record import Outcome, RunFolder
 
 STRAYS_GRACE_S = 2.0
@@ -30,56 +28,34 @@ DRAIN_S = 2.0
 
 NOT_STORED = "The bot's last state or logs did not reach the store: its log says why."
 
-KeepAfter = Callable[[Prepared], Keep]
 
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Job:
-    """What to run and by which means."""
-
-    instance: str
-    language: Language
-    argv: list[str]
-    environment: Mapping[str, str]
-    folder: str
-    """CODE_PATH: the bot's working directory."""
-    file: str
-    """The entrypoint's path below `folder`."""
-    stop_grace_s: float
-    prepare: Prepare
-    """Runs in a forked child: brings code and state; its outcome is what `keep` is made from."""
-    keep: KeepAfter | None
-    """None: nothing is synced here, a sidecar does it (or nobody)."""
-    shared_fds: tuple[int, ...] = ()
-    """What forked children must hold too: the lock."""
-
-
-def run(job: Job, *, loop: Loop, log: Log, run_folder: RunFolder, echo_fd: int = 1) -> Outcome:
-    """Runs the bot to its end. Never raises a Fault. `log` is closed."""
+def run(job: Job, launched: Launched, *, log: Log, run_folder: RunFolder, echo_fd: int = 1) -> Outcome:
+    """Runs what was launched to its end. Takes over this process's signals. Never raises a Fault. `log` is closed."""
     privacy.become_subreaper()
-    return _Run(job, loop=loop, log=log, run_folder=run_folder, echo_fd=echo_fd).run()
+    return _Run(job, launched, loop=Loop(), log=log, run_folder=run_folder, echo_fd=echo_fd).run()
 
 
 class _Run:
-    def __init__(self, job: Job, *, loop: Loop, log: Log, run_folder: RunFolder, echo_fd: int) -> None:
+    def __init__(
+        self, job: Job, launched: Launched, *, loop: Loop, log: Log, run_folder: RunFolder, echo_fd: int
+    ) -> None:
         self._job = job
+        self._launched = launched
         self._loop = loop
         self._log = log
         self._run_folder = run_folder
-        self._output = Output(loop, log=log, echo_fd=echo_fd)
+        self._output = Output(loop, launched.output_read_fd, log=log, echo_fd=echo_fd)
         self._keeper: Keeper | None = None
         self._memory = oom.look()
-        self._spawned: child.Spawned | None = None
-        self._go_fd = -1
         self._end: child.End | None = None
         self._killed = False
         self._fenced = False
+        if launched.bot is not None:
+            loop.on_end(launched.bot.pid, self._note_end)
 
     def run(self) -> Outcome:
-        preparing = Preparing(self._loop, self._job.prepare, keep_fds=self._job.shared_fds)
+        preparing = Preparing(self._loop, self._launched.preparing)
         try:
-            if self._job.language.early:
-                self._spawn_early()
             self._get_ready(preparing.wait(grace_s=self._job.stop_grace_s))
             self._start_bot()
             if self._keeper is not None and self._keeper.pid is None:
@@ -130,17 +106,10 @@ class _Run:
     def _note_fenced(self) -> None:
         self._fenced = True
 
-    def _spawn_early(self) -> None:
-        word_read, self._go_fd = os.pipe()
-        try:
-            self._spawn(word_fd=word_read)
-        finally:
-            os.close(word_read)
-
     def _start_bot(self) -> None:
         target.check(self._job.folder, self._job.file, executable=self._job.language.executable)
-        early = self._spawned is not None
-        spawned = self._spawned or self._spawn(word_fd=None)
+        early = self._launched.bot is not None
+        spawned = self._launched.bot or self._spawn_bot()
         failure = child.exec_failure(spawned)
         if failure is not None:
             raise Fatal(
@@ -153,24 +122,23 @@ class _Run:
 
     def _say_go(self) -> None:
         try:
-            os.write(self._go_fd, b"g")
+            os.write(self._launched.word_fd, b"g")
         except BrokenPipeError:
             self._loop.run_until(lambda: self._end is not None)
             raise Fatal(
                 f"{self._job.argv[0]} ended with {self._end} before the bot was started: its output says why.",
                 code=ExitCode.LANGUAGE,
             ) from None
-        self._close_go()
+        self._launched.drop_word()
 
-    def _spawn(self, *, word_fd: int | None) -> child.Spawned:
-        self._spawned = spawned = child.spawn(
-            self._job.argv,
-            env=self._job.environment,
-            folder=self._job.folder,
-            output_fd=self._output.write_fd,
-            word_fd=word_fd,
-        )
-        self._output.given()
+    def _spawn_bot(self) -> child.Spawned:
+        try:
+            spawned = self._launched.spawn_bot(self._job)
+        except OSError as reason:
+            raise Fatal(
+                f"No process can be started for the bot: {reason.strerror}; raise this user's or container's limits.",
+                code=ExitCode.INTERNAL,
+            ) from reason
         self._loop.on_end(spawned.pid, self._note_end)
         return spawned
 
@@ -188,12 +156,13 @@ class _Run:
         return outcome.overruled(code=verdict.code, reason=verdict.reason) if verdict is not None else outcome
 
     def _end_of_grace(self) -> None:
-        assert self._spawned is not None
-        child.send(self._spawned.pid, signal.SIGTERM)
+        bot = self._launched.bot
+        assert bot is not None
+        child.send(bot.pid, signal.SIGTERM)
         deadline = time.monotonic() + self._job.stop_grace_s
         if not self._loop.run_until(lambda: self._end is not None, deadline=deadline):
             self._killed = True
-            child.send_group(self._spawned.pid, signal.SIGKILL)
+            child.send_group(bot.pid, signal.SIGKILL)
             self._loop.run_until(lambda: self._end is not None)
 
     def _outcome(self) -> Outcome:
@@ -219,13 +188,13 @@ class _Run:
 
     def _end_rest(self) -> None:
         """Whatever is left of the bot is ended, and its last words are read."""
-        if self._spawned is None:
-            self._output.given()
-        elif self._end is None:
+        bot = self._launched.bot
+        if bot is not None and self._end is None:
             # Started early, and never told to go.
-            child.send_group(self._spawned.pid, signal.SIGKILL)
+            child.send_group(bot.pid, signal.SIGKILL)
             self._loop.run_until(lambda: self._end is not None)
-        self._close_go()
+        self._launched.drop_word()
+        self._launched.drop_output()
         self._end_strays(signal.SIGTERM, within_s=0.0 if self._killed else STRAYS_GRACE_S)
         self._end_strays(signal.SIGKILL, within_s=STRAYS_KILL_S)
         if not self._loop.run_until(lambda: self._output.closed, deadline=time.monotonic() + DRAIN_S):
@@ -247,11 +216,6 @@ class _Run:
 
     def _strays(self) -> set[int]:
         return set(child.children()) - {self._keeper.pid if self._keeper is not None else None}
-
-    def _close_go(self) -> None:
-        if self._go_fd != -1:
-            os.close(self._go_fd)
-            self._go_fd = -1
 
     def _end_sync(self, outcome: Outcome) -> Outcome:
         if self._keeper is None:

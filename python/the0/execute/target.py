@@ -1,12 +1,39 @@
-"""The entrypoint: a file within the code, found without leaving it."""
+"""The bot's code as it is named: the archive that is wanted, and the entrypoint, a file within it."""
 
 from __future__ import annotations
 
 import os
 import stat
+from dataclasses import dataclass
 
 from the0 import files
 from the0.errors import ExitCode, Fatal, clip
+
+STAGING = ".the0-code"
+"""Below CODE_PATH while code is extracted: as long as it exists, what lies beside it is incomplete."""
+NOT_OURS = frozenset({"lost+found"})
+"""What a volume's root may hold from the beginning."""
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """The archive and where it goes. `file` is the path within the code that must exist, see `target.entry_file`;
+    None where it is not known, then the archive's top level is taken as it is."""
+
+    bucket: str
+    key: str
+    folder: str
+    file: str | None
+
+
+def is_complete(folder: str) -> bool:
+    """Whether CODE_PATH holds code already, wholly extracted."""
+    try:
+        with os.scandir(folder) as found:
+            present = {entry.name for entry in found} - NOT_OURS
+    except FileNotFoundError:
+        return False
+    return bool(present) and STAGING not in present
 
 
 def entry_file(entrypoint: str) -> str:
