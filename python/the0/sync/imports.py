@@ -63,8 +63,16 @@ def publish(folder: StateFolder, committer: Committer, stored: ArchiveFile, *, f
     if built is None:
         return False
     data, keys = built
-    etag = stored.put(data, former_etag=former_etag, generation=committer.content.generation)
-    committer.record(archive=ArchiveRef(etag, committer.content.generation))
+    generation = committer.content.generation
+    try:
+        etag = stored.put(data, former_etag=former_etag, generation=generation)
+    except PreconditionFailed:
+        # Our own former attempt may be there, written and not yet recorded: ours are known by their metadata.
+        found, ours = stored.look()
+        if not ours:
+            raise
+        etag = stored.put(data, former_etag=found, generation=generation)
+    committer.record(archive=ArchiveRef(etag, generation))
     stored.write_base(etag=etag, keys=keys)
     return True
 
