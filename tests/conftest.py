@@ -74,5 +74,6 @@ def store(store_settings: StoreSettings) -> Iterator[Retrying]:
 
 
 @pytest.fixture
-def bucket(store: Retrying, buckets: Buckets) -> str:
-    return buckets.make(store)
+def bucket(store: Retrying, buckets: Buckets, request: pytest.FixtureRequest) -> str:
+    """A new one; its name begins with the kind of store."""
+    return buckets.make(store, request.node.callspec.params["store_settings"])

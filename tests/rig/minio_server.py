@@ -66,10 +66,10 @@ def minio() -> Iterator[Running]:
     settings = StoreSettings(
         endpoint=settings.endpoint, access_key=environ["MINIO_ROOT_USER"], secret_key=settings.secret_key
     )
-    argv = [program, "server", "--quiet", "--address", settings.endpoint, "--console-address", "127.0.0.1:0"]
+    argv = [str(program), "server", "--quiet", "--address", settings.endpoint, "--console-address", "127.0.0.1:0"]
     try:
         server.start(
-            [*argv, server.folder / "data"],
+            [*argv, str(server.folder / "data")],
             environ=environ,
             ready=lambda: answers(f"{settings.url}/minio/health/ready"),
         )

@@ -76,6 +76,10 @@ Fate = Refuse | Answer | DropReply | CutReply | Delay | Hang | Strip | None
 Rule = Callable[[Request], Fate]
 
 
+def _pass(_: Request) -> Fate:
+    return None
+
+
 class Proxy:
     """Listens on a port of its own as soon as it is made, until `close`. `endpoint` is what clients are given."""
 
@@ -88,7 +92,7 @@ class Proxy:
         self.bytes_in = 0
         """Bodies that clients sent, and below those that the store sent."""
         self.bytes_out = 0
-        self._rule: Rule = lambda request: None
+        self._rule: Rule = _pass
         self._lock = threading.Lock()
         self._open: set[socket.socket] = set()
         self._closed = threading.Event()
@@ -101,11 +105,11 @@ class Proxy:
         return f"127.0.0.1:{self._port}"
 
     def fail(self, rule: Rule) -> None:
-        """Replaces the rule; `lambda request: None` lets everything pass."""
+        """Replaces the rule."""
         self._rule = rule
 
     def heal(self) -> None:
-        self._rule = lambda request: None
+        self._rule = _pass
 
     def reset(self) -> None:
         """Forgets what was counted."""
@@ -195,8 +199,8 @@ class Proxy:
             for _ in body_pieces:
                 pass
             return False
-        head = "".join(f"{name}: {value}\r\n" for name, value in answered.items())
-        client.sendall(f"{status_line}\r\n{head}\r\n".encode("latin-1"))
+        given = "".join(f"{name}: {value}\r\n" for name, value in answered.items())
+        client.sendall(f"{status_line}\r\n{given}\r\n".encode("latin-1"))
         left = fate.after_bytes if isinstance(fate, CutReply) else None
         for piece in self._paced(body_pieces):
             if left is not None:

@@ -2,9 +2,11 @@
 
 What was seen of version 4.48, and what it means for us:
 - it makes a missing bucket on the first PUT, unless told not to (below);
-- it lists folder by folder: `a/b` before `a-b`, and `start-after` follows that order;
+- it lists folder by folder: `a/b` before `a-b`, and beginning after `a` passes over all of `a/`;
 - a `\\` in a key becomes `/`, metadata with an empty value is dropped, non-ASCII metadata comes back as raw bytes;
-- the first PUT takes a fifth of a second, since it makes volumes;
+- a folder whose last object is deleted stays in listings with a delimiter for minutes;
+- of writers that race for a key by conditional PUT the losers wait for whole seconds, since its locks are polled;
+- the first PUT to a bucket takes a fifth of a second, since it makes volumes;
 - `If-Match` on a missing key is 412 (MinIO: 404).
 """
 

@@ -19,7 +19,8 @@ METADATA_LIMIT_BYTES = 2048
 _BUCKET = re.compile(r"[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]")
 _METADATA_NAME = re.compile(r"[a-z0-9][a-z0-9_-]*")
 _METADATA_VALUE = re.compile(r"[!-~]([ -~]*[!-~])?")
-_CONTROL = re.compile(r"[\x00-\x1f\x7f]")
+_CONTROL = re.compile(r"[\x00-\x1f\x7f\ufffe\uffff]")
+"""What XML, and so a listing, cannot hold, and DEL."""
 
 
 def check_bucket(bucket: str) -> None:
@@ -33,7 +34,7 @@ def check_bucket(bucket: str) -> None:
 
 def check_key(key: str) -> None:
     """Raises Refused for a key that some store would alter: empty, over 1,024 bytes of UTF-8, with an empty, `.` or
-    `..` part (so no leading or trailing `/`), an ASCII control character or a lone surrogate."""
+    `..` part (so no leading or trailing `/`), a control character or a lone surrogate."""
     reason = _wrong_with(key)
     if reason:
         raise Refused(f"The object key {clip(key)!r} {reason}: choose another key.", code=ExitCode.STORE_DENIED)

@@ -367,13 +367,20 @@ def _etag(result: Any, request: replies.Request) -> str:
 
 
 def _offset(prefix: str, after: str | None) -> str | None:
-    """Where the store may begin so that nothing of `prefix` after `after` is missed, whether it lists in byte order or
-    folder by folder (there `a!` comes after all of `a/`): before the first character of `after` that sorts below `/`."""
-    start = "" if prefix.endswith("/") else prefix[:-1]
-    if after is not None and after.startswith(prefix):
-        cut = next((i for i in range(len(prefix), len(after)) if after[i] < "/"), len(after))
-        start = after[:cut]
-    if not start or start.endswith("/"):
+    """Where the store may begin so that nothing of `prefix` after `after` is missed, in whichever order it lists.
+
+    SeaweedFS lists folder by folder (there `a-` comes after all of `a/`) and passes over all of `a/` when it begins
+    after `a`. So: a beginning of `after` without characters below `/`, that ends amid a part.
+    """
+    parent = prefix.rfind("/") + 1
+    if after is None or not after.startswith(prefix):
+        start = prefix[:-1]
+    else:
+        end = next((i for i in range(len(prefix), len(after)) if after[i] < "/"), len(after)) - 1
+        while end > parent and "/" in after[end - 1 : end + 1]:
+            end -= 1
+        start = after[:end]
+    if len(start) <= parent:
         return None
     try:
         check_key(start)

@@ -123,7 +123,8 @@ class ObjectStore(Protocol):
         ...
 
     def list_folders(self, bucket: str, prefix: str) -> builtins.list[str]:
-        """The distinct next parts (each with its `/`) below a prefix that ends in `/` or is empty; full keys, sorted."""
+        """The distinct next parts (each with its `/`) below a prefix that ends in `/` or is empty; full keys, sorted.
+        SeaweedFS also names some whose last object is deleted."""
         ...
 
     def delete(self, bucket: str, key: str) -> None:
