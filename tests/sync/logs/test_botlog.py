@@ -87,6 +87,24 @@ def test_a_reader_that_was_outrun_counts_what_it_missed(logs: Path) -> None:
     assert data.startswith(b"0000")
 
 
+def test_what_is_written_just_before_a_rotation_is_not_skipped(logs: Path) -> None:
+    writer = BotLogWriter(str(logs), limit_bytes=100)
+
+    written = [b"%059d\n" % number for number in (3, 2, 1)]
+
+    class Slow(BotLogReader):
+        def _ended(self) -> bool:
+            # Two into the file that it has just read to its end, one into the next.
+            while written:
+                writer.write(written.pop())
+            return super()._ended()
+
+    reader = Slow(str(logs), Position())
+    chunks = [reader.read(1000) for _ in range(3)]
+    assert not any(chunk.gap for chunk in chunks)
+    assert [int(line) for line in b"".join(chunk.data for chunk in chunks).split()] == [1, 2, 3]
+
+
 def test_a_new_stream_is_read_from_its_beginning(logs: Path, tmp_path: Path) -> None:
     writer = BotLogWriter(str(logs), limit_bytes=1000)
     writer.write(b"a container that is gone\n")

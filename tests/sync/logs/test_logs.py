@@ -1,12 +1,13 @@
 from __future__ import annotations
 
 import json
+from typing import Any, ClassVar
 
 import pytest
 
 from sync.logs.station import BOT, DAY, MIDNIGHT_S, Station, Watched, line
 from the0 import names
-from the0.sync import log_reader
+from the0.sync import day_log, log_reader
 
 
 def test_a_line_is_readable_within_five_seconds_and_once(any_station: Station) -> None:
@@ -166,3 +167,73 @@ def test_a_successor_under_the_same_epoch_goes_on(station: Station, spool_is_the
             station.writer = station.new_writer()
     assert station.shipper(epoch=1).finish(10)
     assert station.numbers() == numbers
+
+
+def test_a_composition_that_was_lost_is_made_again(station: Station, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where a store composes unconditionally, a holder that was only paused may put the former object back."""
+    monkeypatch.setattr(day_log, "REWRITE_BELOW_BYTES", 10)
+    station.print(0)
+    assert station.shipper().finish(10)
+    former = station.store.get(station.bucket, names.day_log_key(BOT, DAY), limit_bytes=1 << 20)
+
+    class Forgetful(Watched):
+        def __getattr__(self, name: str) -> Any:
+            act = super().__getattr__(name)
+            if name != "append" or "append" in self.asked:
+                return act
+
+            def append(*args: Any, **kwargs: Any) -> Any:
+                act(*args, **kwargs)
+                metadata = former.info.metadata
+                return station.store.put(station.bucket, names.day_log_key(BOT, DAY), former.data, metadata=metadata)
+
+            return append
+
+    store = Forgetful(station.store)
+    shipper = station.shipper(store=store)
+    station.print(1)
+    station.run(shipper, 310)
+    assert station.day_object() == line(0)
+    assert station.numbers() == [0, 1]
+    station.print(2)
+    assert shipper.finish(10)
+    assert station.numbers() == [0, 1, 2]
+    assert station.stored() == [f"logs/{BOT}/{DAY}.log"]
+
+
+def test_a_listing_with_gaps_loses_nothing(station: Station) -> None:
+    """A former holder goes on writing while the next one lists: of two new pieces the listing may show the second only."""
+    for seq in (1, 2, 3):
+        station.store.put(station.bucket, names.log_piece_key(BOT, DAY, epoch=1, seq=seq), line(seq))
+
+    class Gaps(Watched):
+        shown: ClassVar = [["1.ndjson"], ["1.ndjson", "3.ndjson"]]
+
+        def __getattr__(self, name: str) -> Any:
+            act = super().__getattr__(name)
+            if name != "list" or not self.shown:
+                return act
+            shown = self.shown.pop(0)
+            return lambda *args, **kwargs: [info for info in act(*args, **kwargs) if info.key.endswith(tuple(shown))]
+
+    shipper = station.shipper(epoch=2, store=Gaps(station.store))
+    station.run(shipper, 50)
+    assert station.day_object() == line(1)
+    station.run(shipper, 100)
+    assert shipper.finish(10)
+    assert station.numbers() == [1, 2, 3]
+
+
+def test_lines_that_go_over_the_end_of_a_file_survive_a_restart(station: Station) -> None:
+    station.writer.close()
+    station.limit_bytes = 1000
+    station.writer = station.new_writer()
+    whole = b"".join(b'{"timestamp":"t","n":%d,"x":"%s"}\n' % (n, b"x" * 30_000) for n in range(60))
+    for cut in range(0, len(whole), 10_007):
+        # Hardly ever at the end of a line: so the file turns over in the midst of one.
+        station.writer.write(whole[cut : cut + 10_007])
+        shipper = station.shipper()
+        shipper.one_pass(station.now_s)
+    assert (station.logs / "bot.log.1").exists()
+    assert station.shipper().finish(10)
+    assert station.day_object() == whole
