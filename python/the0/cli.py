@@ -111,6 +111,13 @@ def _parser() -> argparse.ArgumentParser:
     state = commands.add_parser("state", help="look at a bot's stored state, check it, decide about it")
     _add_state(state.add_subparsers(metavar="COMMAND", required=True))
 
+    logs = commands.add_parser("logs", help="what a bot printed, from the store")
+    logs.add_argument("bot_id", metavar="BOT")
+    logs.add_argument("--since", metavar="D", help="only the last 90 (seconds), 30s, 5m, 1h30m")
+    logs.add_argument("--tail", type=_count, metavar="N", help="only the last N lines")
+    logs.add_argument("--json", action="store_true", help="as they are stored")
+    logs.set_defaults(run=_logs)
+
     version = commands.add_parser("version", help="the version")
     version.set_defaults(run=_version)
     helping = commands.add_parser("help", help="help on a topic")
@@ -257,6 +264,42 @@ def _state(arguments: argparse.Namespace) -> int:
             return commands.adopt(settings, store, side=arguments.side)
         command = {"show": commands.show, "ls": commands.ls, "verify": commands.check}[arguments.command]
         return command(settings, store, as_json=arguments.json)
+
+
+# --- logs -----------------------------------------------------------------------------------------
+
+
+def _logs(arguments: argparse.Namespace) -> int:
+    import time
+
+    from the0 import durations
+    from the0.errors import ExitCode, Fatal
+    from the0.sync import log_reader
+
+    try:
+        since_s = None if arguments.since is None else time.time() - durations.parse_s(arguments.since)
+    except ValueError as reason:
+        raise Fatal(f"--since is malformed: {reason}.", code=ExitCode.USAGE) from reason
+    settings = _settings(arguments)
+    with _Store(settings) as store:
+        log_reader.show_logs(
+            store,
+            settings.buckets.logs,
+            settings.bot_id,
+            out=sys.stdout.buffer,
+            since_s=since_s,
+            tail=arguments.tail,
+            as_json=arguments.json,
+        )
+    return 0
+
+
+def _count(text: str) -> int:
+    if not (text.isascii() and text.isdigit() and len(text) < 10):
+        import argparse
+
+        raise argparse.ArgumentTypeError(f"{text!r} is no number of lines")
+    return int(text)
 
 
 # --- about ourselves ------------------------------------------------------------------------------
