@@ -27,7 +27,8 @@ $(VENV)/.tools: pyproject.toml constraints.txt
 
 RUST := $(shell find crates -name '*.rs' -o -name Cargo.toml) Cargo.toml Cargo.lock
 $(VENV)/.built: $(VENV)/.tools $(RUST)
-	VIRTUAL_ENV=$(VENV) $(BIN)/maturin develop --release --locked --quiet
+	@echo "building the0 into $(VENV)"
+	@VIRTUAL_ENV=$(VENV) $(BIN)/maturin develop --release --locked --quiet >$(CACHE)/build.log 2>&1 || { cat $(CACHE)/build.log >&2; exit 1; }
 	@touch $@
 
 build: $(VENV)/.built ## the package, in .cache/venv

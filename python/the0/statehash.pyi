@@ -94,9 +94,6 @@ class Scan:
     changed: int
     """Entries that are new or whose metadata differ or that were changed too recently for the clock to tell."""
     removed: int
-    files: int
-    bytes: int
-    """Of the whole tree as it is now."""
     specials: list[bytes]
     """Up to 100 sockets, FIFOs, devices (never opened)."""
     largest: tuple[bytes, int] | None
@@ -104,6 +101,9 @@ class Scan:
         """True if there is anything to pack."""
     def touches(self, prefix: bytes) -> bool:
         """Whether anything that changed or vanished is `prefix` or lies below it."""
+    files: int
+    bytes: int
+    """Of the whole tree as it is now. (Last, since the name hides the type.)"""
 
 def scan(root_fd: int, index: Index, *, skip: bytes = b".the0", threads: int = 1) -> Scan:
     """Walks the tree below root_fd: getdents and statx only, no file opened. `skip` is a top-level name left out.
@@ -175,7 +175,9 @@ class Listing:
         """FormatError if a large file lacks a block."""
     def entries(self) -> Iterator[Entry]: ...
 
-def differences(root_fd: int, index: Index, *, skip: bytes = b".the0", limit: int = 100, threads: int = 2) -> list[bytes]:
+def differences(
+    root_fd: int, index: Index, *, skip: bytes = b".the0", limit: int = 100, threads: int = 2
+) -> list[bytes]:
     """Reads and hashes the whole tree: up to `limit` paths whose kind, mode, size or content are not the index's
     (mtime alone is no difference). When empty, the index's times and inodes are refreshed in memory, so that the next scan is quiet."""
 

@@ -7,9 +7,8 @@ from random import Random
 
 import pytest
 
-from the0 import statehash as sh
-
 from statehash import machine, oracle
+from the0 import statehash as sh
 
 
 @pytest.mark.parametrize("seed", range(12))
