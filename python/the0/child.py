@@ -51,6 +51,15 @@ class Forked:
     control_fd: int
 
 
+def fill_standard_descriptors() -> None:
+    """Makes 0, 1 and 2 exist: what is opened next would take the place of a closed one, and get what is printed."""
+    for fd in (0, 1, 2):
+        try:
+            os.fstat(fd)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)
+
+
 def fork_child(name: str, work: Callable[[Event], int], *, keep: Iterable[int]) -> Forked:
     """Forks without exec: the child has our memory (and stays non-dumpable), of our descriptors only `keep`,
     a session of its own, and ends with `work(stop)` as its exit code. Faults become a sentence on stderr and their code.

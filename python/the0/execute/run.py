@@ -7,7 +7,7 @@ import sys
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
-from the0 import files, names, privacy, settings
+from the0 import child, files, names, privacy, settings
 from the0.errors import ExitCode, Fatal, Fault
 from the0.execute import target
 from the0.execute.languages import Language, Target, find_program, language
@@ -33,6 +33,7 @@ LONGEST_VARIABLE_BYTES = 128 << 10
 
 def execute(environ: Mapping[str, str], *, skip_sync: bool) -> int:
     """Runs the bot that the environment describes; returns the exit code. Only for a process of its own, with one thread."""
+    child.fill_standard_descriptors()
     privacy.set_non_dumpable()
     instance = os.urandom(16).hex()
     try:

@@ -8,7 +8,7 @@ the answer to its PUT can tell whether the PUT had worked.
 from __future__ import annotations
 
 import json
-import secrets
+import os
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -142,7 +142,7 @@ class HeadFile:
 
 
 def with_nonce(head: Head) -> Head:
-    return replace(head, nonce=secrets.token_hex(16))
+    return replace(head, nonce=os.urandom(16).hex())
 
 
 def decode(data: bytes, *, bot_id: str) -> Head:

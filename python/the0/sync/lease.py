@@ -6,7 +6,7 @@ Whoever claimed last writes. The former holder learns of it at its next conditio
 
 from __future__ import annotations
 
-import secrets
+import os
 from dataclasses import replace
 
 from the0.sync.head import Claim, Content, Head, with_nonce
@@ -29,9 +29,9 @@ def claimed(
 ) -> Head:
     """The HEAD that claims for `instance`: the content goes on as it was, or begins as generation 0 of a new lineage."""
     if former is None:
-        content = Content(lineage=secrets.token_hex(8))
+        content = Content(lineage=os.urandom(8).hex())
     elif new_lineage:
-        content = Content(lineage=secrets.token_hex(8), tombstone=former.content.lineage)
+        content = Content(lineage=os.urandom(8).hex(), tombstone=former.content.lineage)
     else:
         content = former.content
     epoch = former.claim.epoch + 1 if former else 1

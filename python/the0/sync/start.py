@@ -6,7 +6,6 @@ Used by `execute` (in a forked child) and by `daemon init`. Safe to kill at any 
 from __future__ import annotations
 
 import os
-import socket
 import threading
 import time
 from collections.abc import Callable
@@ -226,7 +225,7 @@ class _Start:
         importing = self._archive_etag if decision.archive == "import" else None
         head = lease.claimed(
             stored.head if stored else None,
-            holder=f"{socket.gethostname()}:{os.getpid()}",
+            holder=f"{os.uname().nodename}:{os.getpid()}",
             instance=self._instance,
             new_lineage=decision.new_lineage,
             import_etag=importing,
