@@ -6,10 +6,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from the0.objects.open import open_store
 from world import World
 
 from the0.objects.credentials import StoreSettings
+from the0.objects.open import open_store
 from the0.settings import Buckets
 
 
