@@ -8,6 +8,7 @@ from __future__ import annotations
 import errno
 import fcntl
 import os
+import stat
 import time
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, suppress
@@ -59,10 +60,13 @@ class Place:
     # --- Reading, without a lock -----------------------------------------------------------------
 
     def open(self, flags: int = os.O_RDONLY) -> int | None:
-        """None where there is nothing, or a folder. OSError (ELOOP, EINVAL) for links and special files."""
+        """None where there is nothing, or a folder. OSError (ELOOP, EINVAL) for links, also above, and special files."""
         try:
             return files.open_beneath(self.bucket_fd, self.key, flags)
-        except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
+        except (FileNotFoundError, IsADirectoryError):
+            return None
+        except NotADirectoryError:
+            self._refuse_links()
             return None
         except OSError as reason:
             if reason.errno == errno.EINVAL:
@@ -217,6 +221,18 @@ class Place:
         finally:
             os.close(fd)
 
+    def _refuse_links(self) -> None:
+        """The kernel calls a link amid a path no folder, as it does a file: but a link must not pass for nothing."""
+        parts = self.key.split("/")
+        for count in range(1, len(parts)):
+            above = "/".join(parts[:count])
+            try:
+                mode = os.stat(above, dir_fd=self.bucket_fd, follow_symlinks=False).st_mode
+            except (FileNotFoundError, NotADirectoryError):
+                return
+            if stat.S_ISLNK(mode):
+                raise OSError(errno.ELOOP, os.strerror(errno.ELOOP), above)
+
     def _current(self) -> tuple[Record, ...]:
         try:
             fd = self.open()
@@ -244,6 +260,7 @@ class Place:
                 try:
                     following = files.open_folder_beneath(current, part)
                 except NotADirectoryError:
+                    self._refuse_links()
                     raise InTheWayError from None
                 os.close(current)
                 current = following
