@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-import secrets
 import signal
 from collections.abc import Iterator
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from rig.buckets import Buckets
 from rig.minio_server import Running, minio
 from rig.seaweed_server import seaweed
 from the0.objects.credentials import StoreSettings
 from the0.objects.open import open_store
 from the0.objects.retry import Retrying
-from the0.objects.store import ObjectStore
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -35,19 +33,6 @@ def minio_server() -> Iterator[Running]:
 def seaweed_server() -> Iterator[Running]:
     with seaweed() as running:
         yield running
-
-
-@dataclass
-class Buckets:
-    """Bucket names that no other test has; `make` makes one in a store."""
-
-    made: list[tuple[ObjectStore, str]] = field(default_factory=list)
-
-    def make(self, store: ObjectStore, name: str = "bucket") -> str:
-        bucket = f"{name}-{secrets.token_hex(6)}"
-        store.ensure_bucket(bucket)
-        self.made.append((store, bucket))
-        return bucket
 
 
 @pytest.fixture

@@ -6,6 +6,7 @@ import fcntl
 import os
 import secrets
 import shutil
+import ssl
 import subprocess
 import sys
 import tempfile
@@ -44,9 +45,10 @@ class Running:
 
 
 @contextmanager
-def minio() -> Iterator[Running]:
+def minio(*, certificates: Path | None = None) -> Iterator[Running]:
+    """`certificates`: a folder with public.crt and private.key, for one of our own that speaks TLS."""
     endpoint = os.environ.get("MINIO_ENDPOINT")
-    if endpoint:
+    if endpoint and certificates is None:
         yield Running(
             StoreSettings(
                 endpoint=endpoint,
@@ -61,12 +63,20 @@ def minio() -> Iterator[Running]:
     program = binary()
     server = Server("minio")
     (port,) = free_ports(1)
-    settings = StoreSettings(endpoint=f"127.0.0.1:{port}", access_key="rig", secret_key=secrets.token_hex(16))
-    environ = {"MINIO_ROOT_USER": "rig-root", "MINIO_ROOT_PASSWORD": settings.secret_key, "MINIO_UPDATE": "off"}
     settings = StoreSettings(
-        endpoint=settings.endpoint, access_key=environ["MINIO_ROOT_USER"], secret_key=settings.secret_key
+        endpoint=f"127.0.0.1:{port}",
+        access_key="rig-root",
+        secret_key=secrets.token_hex(16),
+        use_ssl=certificates is not None,
     )
+    environ = {
+        "MINIO_ROOT_USER": settings.access_key,
+        "MINIO_ROOT_PASSWORD": settings.secret_key,
+        "MINIO_UPDATE": "off",
+    }
     argv = [str(program), "server", "--quiet", "--address", settings.endpoint, "--console-address", "127.0.0.1:0"]
+    if certificates is not None:
+        argv += ["--certs-dir", str(certificates)]
     try:
         server.start(
             [*argv, str(server.folder / "data")],
@@ -80,8 +90,12 @@ def minio() -> Iterator[Running]:
 
 def answers(url: str, *, also: tuple[int, ...] = ()) -> bool:
     """Whether the address answers 200 (or one of `also`)."""
+    unchecked = ssl._create_unverified_context()  # whether it answers, not who it is
+    opener = urllib.request.build_opener(
+        urllib.request.ProxyHandler({}), urllib.request.HTTPSHandler(context=unchecked)
+    )
     try:
-        with urllib.request.build_opener(urllib.request.ProxyHandler({})).open(url, timeout=2) as reply:
+        with opener.open(url, timeout=2) as reply:
             return bool(reply.status == 200)
     except urllib.error.HTTPError as reason:
         return reason.code in also

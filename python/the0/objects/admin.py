@@ -56,8 +56,13 @@ def ensure_bucket(settings: StoreSettings, bucket: str, *, request: replies.Requ
     with _faults(request):
         client = connect(settings)
         try:
-            if not client.bucket_exists(bucket):
-                client.make_bucket(bucket, settings.region)
+            if client.bucket_exists(bucket):
+                return
+        except _s3_error() as reason:
+            if reason.code != "BadRequest":  # a HEAD's reply has no body to say why; the next one's has
+                raise
+        try:
+            client.make_bucket(bucket, settings.region)
         except _s3_error() as reason:
             if reason.code not in ("BucketAlreadyOwnedByYou", "BucketAlreadyExists"):
                 raise

@@ -84,6 +84,8 @@ def _from_status(request: Request, *, status: int, code: str, text: str, kind: s
         return NotModified("not modified", code=ExitCode.INTERNAL)
     if code == "NoSuchBucket":
         return missing_bucket(request)
+    if "HTTPS server" in text:
+        return Denied(request.failed("the store wants TLS", "set MINIO_USE_SSL=true"), code=ExitCode.STORE_DENIED)
     if status == 0:
         return _no_reply(request, text)
     # Before the rest: a conditional PUT on a missing key is 404 on one store and 412 on the other, a race 409 or 412.
@@ -122,8 +124,6 @@ def _from_status(request: Request, *, status: int, code: str, text: str, kind: s
         )
     if status == 501 and request.conditional:
         return unsuitable(request)
-    if "HTTPS server" in text:
-        return Denied(request.failed("the store wants TLS", "set MINIO_USE_SSL=true"), code=ExitCode.STORE_DENIED)
     return Refused(
         request.failed(f"the store refuses the request ({said})", "check key and bucket against the store's rules"),
         code=ExitCode.STORE_DENIED,
@@ -141,7 +141,7 @@ def unsuitable(request: Request) -> Unsuitable:
 
 
 def _no_reply(request: Request, text: str) -> Fault:
-    if "InvalidContentType" in text:
+    if any(mark in text for mark in ("InvalidContentType", "WRONG_VERSION_NUMBER", "RECORD_LAYER_FAILURE")):
         return Denied(
             request.failed("the store does not speak TLS", "set MINIO_USE_SSL=false"), code=ExitCode.STORE_DENIED
         )
