@@ -8,11 +8,11 @@
 //! | [`walk`], [`scan`] | getdents and statx; a metadata walk held against the index |
 //! | [`tree`], [`catalog`], [`index`] | paths in memory; what the segments add up to; its file: a base and an append log |
 //! | [`block`], [`segment`] | digests of 64 KiB blocks; the format of segments |
-//! | [`read`], [`pack`] | one file read unchanged; read, hash and compress in one pass |
+//! | [`read`], [`pack`], [`worker`], [`large`] | one file read unchanged; read, hash and compress in one pass |
 //! | [`replay`], [`unpack`] | segments played back into a catalog, onto a disk |
 //! | [`compare`] | the whole tree read and hashed against the index |
 //! | [`unzip`] | code archives |
-//! | [`paths`], [`beneath`], [`wire`], [`error`] | which paths exist, opening below a root, untrusted fields, errors |
+//! | [`paths`], [`beneath`], [`wire`], [`pool`], [`error`] | which paths exist, opening below a root, untrusted fields, buffers, errors |
 
 pub mod beneath;
 pub mod block;
@@ -20,8 +20,10 @@ pub mod catalog;
 pub mod compare;
 pub mod error;
 pub mod index;
+pub mod large;
 pub mod pack;
 pub mod paths;
+pub mod pool;
 pub mod read;
 pub mod replay;
 pub mod scan;
@@ -31,6 +33,7 @@ pub mod unpack;
 pub mod unzip;
 pub mod walk;
 pub mod wire;
+pub mod worker;
 
 #[cfg(feature = "python")]
 mod python;

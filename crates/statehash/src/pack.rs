@@ -5,93 +5,35 @@
 //! knows. A large file that changed while it was read is read again and what differs from the first reading is
 //! stored after it: later records win. No thread outlives `next`.
 
-use std::collections::{BTreeMap, VecDeque};
-use std::ops::Range;
+use std::collections::BTreeMap;
 use std::os::fd::{AsFd, OwnedFd};
+use std::panic::{catch_unwind, AssertUnwindSafe};
 use std::sync::{mpsc, Arc, Mutex};
 
-use crate::block::{self, Digest, BLOCK};
+use crate::block;
 use crate::catalog::{Change, Op};
 use crate::error::{Error, Pulse, Result};
 use crate::index::{Index, Staged};
+use crate::large::{Large, Next};
 use crate::paths;
+use crate::pool::Pool;
 use crate::read::{self, Look};
 use crate::scan::Scan;
-use crate::segment::{compress, Builder, Record, Segment};
-use crate::tree::{Block, Body, Meta, Tree};
-use crate::walk::{now, stat_fd, Kind, Stat};
+use crate::segment::{Builder, Segment};
+use crate::tree::Tree;
+use crate::walk::{now, stat_fd, Kind};
+use crate::worker::{Done, Job, Worker, CHUNK};
 
-/// A chunk is closed when it reaches this; with one more file of `read::WHOLE` it stays within the format's bound.
-const CHUNK: usize = 1 << 20;
 const BATCH_ENTRIES: usize = 1024;
-const RANGE_BLOCKS: u32 = (read::WHOLE / BLOCK as u64) as u32;
 /// Work below this is done on the caller's thread alone.
 const ALONE_BYTES: u64 = 256 << 10;
 const ALONE_ENTRIES: usize = 64;
-const LEVEL: i32 = 1;
 
 #[derive(Debug, Clone, Copy)]
 pub struct Options {
     pub segment_bytes: usize,
     pub max_file_bytes: Option<u64>,
     pub threads: usize,
-}
-
-enum Job {
-    Drops(Range<usize>),
-    Batch(Range<usize>),
-    Blocks { source: Arc<Source>, first: u32, count: u32 },
-}
-
-/// One chunk on its way into a segment, and what it means to the index; a chunk of nothing if `frame` is empty.
-#[derive(Default)]
-struct Piece {
-    frame: Vec<u8>,
-    raw: usize,
-    records: u64,
-    changes: Vec<Change>,
-    blocks: Option<Stored>,
-}
-
-/// What a range of a large file came to.
-struct Stored {
-    blocks: Vec<(u32, Digest)>,
-    /// Where the file ended too early, rounded down to a block.
-    short: Option<u64>,
-}
-
-#[derive(Default)]
-struct Done {
-    pieces: VecDeque<Piece>,
-    incomplete: Vec<Vec<u8>>,
-    /// Places in the scan of files that turned out to be large.
-    grown: Vec<usize>,
-    moved: bool,
-}
-
-/// A large file for the time of one reading.
-struct Source {
-    path: Vec<u8>,
-    fd: OwnedFd,
-    before: Stat,
-    fresh: bool,
-    first_pass: bool,
-    /// The digests that are stored already.
-    known: Vec<Option<Digest>>,
-}
-
-struct Large {
-    source: Arc<Source>,
-    look: i64,
-    tries: u32,
-    next_block: u32,
-    /// Ranges planned and not yet put into a segment.
-    outstanding: u32,
-    short: Option<u64>,
-    current: Vec<Option<Digest>>,
-    stored: BTreeMap<u32, Block>,
-    /// The size, mode and mtime that the last stored META says.
-    said: Option<(u64, u16, i64)>,
 }
 
 pub struct Pack {
@@ -105,6 +47,9 @@ pub struct Pack {
     planned: u64,
     taken: u64,
     ready: BTreeMap<u64, Done>,
+    /// Used again and again: fresh memory costs more than what is written into it.
+    frames: Arc<Pool>,
+    buffers: Arc<Pool>,
     changes: Vec<Change>,
     segments: Vec<([u8; 32], u64, u64)>,
     pub incomplete: Vec<Vec<u8>>,
@@ -127,6 +72,8 @@ impl Pack {
             planned: 0,
             taken: 0,
             ready: BTreeMap::new(),
+            frames: Arc::default(),
+            buffers: Arc::default(),
             changes: Vec::new(),
             segments: Vec::new(),
             incomplete,
@@ -138,6 +85,11 @@ impl Pack {
 
     pub fn finished(&self) -> bool {
         self.finished
+    }
+
+    /// Where a segment's bytes go back to once they are done with.
+    pub fn buffers(&self) -> &Arc<Pool> {
+        &self.buffers
     }
 
     pub fn stamp(&self) -> u64 {
@@ -202,20 +154,9 @@ impl Pack {
         let threads = if busy { self.options.threads } else { 1 };
         let limit = self.options.segment_bytes;
         let capacity = if self.large.is_some() { limit } else { (left as usize + entries * 64).min(limit) };
-        let mut builder = Builder::new(capacity);
-        let worker = || -> Result<Worker<'_>> {
-            Ok(Worker {
-                root: &root,
-                scan: &scan,
-                tree,
-                max_file_bytes: self.options.max_file_bytes,
-                zstd: zstd::bulk::Compressor::new(LEVEL).map_err(|e| Error::format(format!("zstd: {e}")))?,
-                raw: Vec::new(),
-                records: 0,
-                changes: Vec::new(),
-                buffer: Vec::new(),
-            })
-        };
+        let mut builder = Builder::new(self.buffers.take(), capacity);
+        let frames = Arc::clone(&self.frames);
+        let worker = || Worker::new(root.as_fd(), &scan, tree, self.options.max_file_bytes, &frames);
         let mut tail = worker()?;
         if threads <= 1 {
             let mut alone = worker()?;
@@ -240,7 +181,10 @@ impl Pack {
                     scope.spawn(move || loop {
                         let job = inbox.lock().unwrap_or_else(|e| e.into_inner()).recv();
                         let Ok((number, job)) = job else { return };
-                        if outbox.send((number, helper.run(job))).is_err() {
+                        // A panic must not leave the caller waiting for this job's result.
+                        let done = catch_unwind(AssertUnwindSafe(|| helper.run(job)));
+                        let done = done.unwrap_or_else(|_| Err(Error::Misuse("a worker thread panicked".into())));
+                        if outbox.send((number, done)).is_err() {
                             return;
                         }
                     });
@@ -287,14 +231,8 @@ impl Pack {
     fn plan(&mut self, tree: &Tree) -> Result<Option<(u64, Job)>> {
         let job = loop {
             if let Some(large) = &mut self.large {
-                let left = (block::count(large.source.before.size) as u32).saturating_sub(large.next_block);
-                if left == 0 {
-                    return Ok(None);
-                }
-                let (first, count) = (large.next_block, left.min(RANGE_BLOCKS));
-                large.next_block += count;
-                large.outstanding += 1;
-                break Job::Blocks { source: Arc::clone(&large.source), first, count };
+                let Some((source, first, count)) = large.range() else { return Ok(None) };
+                break Job::Blocks { source, first, count };
             }
             if self.drops < self.scan.removed.len() {
                 let from = self.drops;
@@ -340,49 +278,18 @@ impl Pack {
                 self.incomplete.push(path.clone());
                 return Ok(None);
             }
-            Err(Look::Gone) => {
-                // Told to the index and the segment by a batch of one.
-                self.ready.insert(self.planned, gone(tree, path)?);
-                self.planned += 1;
-                return Ok(None);
-            }
-            Err(_) => {
-                self.moved = true;
-                return Ok(None);
-            }
+            Err(_) => return Ok(Some(Job::Batch(at..at + 1))),
         };
         let look = now();
         let before = stat_fd(fd.as_fd()).map_err(|e| Error::os(path, e))?;
-        if before.kind != Kind::File {
-            self.moved = true;
-            return Ok(None);
-        }
-        if before.size <= read::WHOLE {
+        if before.kind != Kind::File || before.size <= read::WHOLE {
             return Ok(Some(Job::Batch(at..at + 1)));
         }
-        if self.options.max_file_bytes.is_some_and(|max| before.size > max) || before.size > block::FILE_BYTES {
+        if !self.options.fits(before.size) {
             self.incomplete.push(path.clone());
             return Ok(None);
         }
-        let old = match tree.get(path).map(|n| &n.body) {
-            Some(Body::Large(blocks)) => Some(blocks.iter().map(|b| Some(b.digest)).collect::<Vec<_>>()),
-            _ => None,
-        };
-        let fresh = old.is_none();
-        let mut known = old.unwrap_or_default();
-        known.resize(block::count(before.size) as usize, None);
-        let source = Source { path: path.clone(), fd, before, fresh, first_pass: true, known: known.clone() };
-        self.large = Some(Large {
-            source: Arc::new(source),
-            look,
-            tries: 1,
-            next_block: 0,
-            outstanding: 0,
-            short: None,
-            current: known,
-            stored: BTreeMap::new(),
-            said: None,
-        });
+        self.large = Some(Large::new(path, fd, before, look, tree.get(path)));
         Ok(None)
     }
 
@@ -391,14 +298,13 @@ impl Pack {
         while let Some(mut done) = self.ready.remove(&self.taken) {
             let number = self.segments.len() as u32;
             while let Some(piece) = done.pieces.front() {
-                if !piece.frame.is_empty() && !builder.fits(&piece.frame, piece.raw, self.options.segment_bytes) {
+                if !builder.fits(piece.frame.len(), piece.raw, self.options.segment_bytes) {
                     self.ready.insert(self.taken, done);
                     return Ok(false);
                 }
                 let Some(piece) = done.pieces.pop_front() else { break };
-                if !piece.frame.is_empty() {
-                    builder.push(&piece.frame, piece.raw, piece.records);
-                }
+                builder.push(&piece.frame, piece.raw, piece.records);
+                self.frames.give(piece.frame);
                 for mut change in piece.changes {
                     change.segment = number;
                     if let Op::Large { blocks, .. } = &mut change.op {
@@ -406,9 +312,11 @@ impl Pack {
                     }
                     self.changes.push(change);
                 }
-                if let (Some(stored), Some(large)) = (piece.blocks, &mut self.large) {
-                    large.take(stored, number);
-                    self.end_of_pass(builder, tail)?;
+                if let (Some(found), Some(large)) = (piece.range, &mut self.large) {
+                    large.take(found, number);
+                    let options = self.options;
+                    let next = large.next(tail.tree.get(large.path()), |size| options.fits(size))?;
+                    self.after_range(next, builder, tail)?;
                 }
             }
             self.taken += 1;
@@ -419,326 +327,25 @@ impl Pack {
         Ok(true)
     }
 
-    /// When all of a large file has been read: read it again if it moved, else write down what it came to.
-    fn end_of_pass(&mut self, builder: &mut Builder, tail: &mut Worker<'_>) -> Result<()> {
-        let Some(large) = &mut self.large else { return Ok(()) };
-        let source = &large.source;
-        if large.outstanding > 0 || u64::from(large.next_block) < block::count(source.before.size) {
-            return Ok(());
-        }
-        let look = now();
-        let after = stat_fd(source.fd.as_fd()).map_err(|e| Error::os(&source.path, e))?;
-        let steady = large.short.is_none() && read::same(&source.before, &after);
-        if !steady {
-            self.moved = true;
-            let small_enough = after.size <= block::FILE_BYTES && self.options.max_file_bytes.is_none_or(|max| after.size <= max);
-            if large.tries < read::TRIES && small_enough {
-                large.again(after, look)?;
-                if after.size > 0 {
-                    return Ok(());
-                }
-            }
-        }
+    fn after_range(&mut self, next: Next, builder: &mut Builder, tail: &mut Worker<'_>) -> Result<()> {
+        let Next::Done { op, meta_record, moved } = next else { return Ok(()) };
+        self.moved |= moved;
         let Some(large) = self.large.take() else { return Ok(()) };
-        let source = &large.source;
-        let mut meta = source.before.meta(large.look);
-        if let Some(short) = large.short {
-            meta.size = short;
-        }
-        meta.racy |= !steady;
-        let path = source.path.clone();
-        let old = tail.tree.get(&path);
-        let same_meta = old.is_some_and(|n| (n.meta.size, n.meta.mode, n.meta.mtime) == (meta.size, meta.mode, meta.mtime));
-        let number = self.segments.len() as u32;
-        if large.stored.is_empty() && same_meta && !source.fresh {
-            self.changes.push(Change { path, segment: number, op: Op::Refresh(meta) });
-            return Ok(());
-        }
-        if large.said != Some((meta.size, meta.mode, meta.mtime)) {
-            // Beyond the limit by these few bytes at most.
-            Record::Meta { path: &path, mode: meta.mode, mtime: meta.mtime, size: meta.size, fresh: false }.put(&mut tail.raw);
-            tail.records += 1;
+        let path = large.path().to_vec();
+        if let (true, Op::Large { meta, .. }) = (meta_record, &op) {
+            tail.meta(&path, meta, false);
             if let Some(piece) = tail.close()? {
+                // Beyond the limit by these few bytes at most.
                 builder.push(&piece.frame, piece.raw, piece.records);
             }
         }
-        let keep = block::count(meta.size) as u32;
-        let blocks = large.stored.into_iter().filter(|(i, _)| *i < keep).collect();
-        self.changes.push(Change { path, segment: number, op: Op::Large { meta, fresh: source.fresh, blocks } });
+        self.changes.push(Change { path, segment: self.segments.len() as u32, op });
         Ok(())
     }
 }
 
-impl Large {
-    fn take(&mut self, stored: Stored, number: u32) {
-        self.outstanding -= 1;
-        let before = &self.source.before;
-        if !stored.blocks.is_empty() {
-            self.said = Some((before.size, before.mode, before.mtime));
-        }
-        for (index, digest) in stored.blocks {
-            self.current[index as usize] = Some(digest);
-            self.stored.insert(index, Block { digest, segment: number });
-        }
-        if let Some(short) = stored.short {
-            self.short = Some(self.short.map_or(short, |s| s.min(short)));
-        }
-    }
-
-    /// Prepares another reading. What the new size cuts off counts as not stored.
-    fn again(&mut self, before: Stat, look: i64) -> Result<()> {
-        let count = block::count(before.size) as usize;
-        self.current.resize(count, None);
-        let fd = rustix::io::dup(&self.source.fd).map_err(|e| Error::os(&self.source.path, e))?;
-        let (path, fresh) = (self.source.path.clone(), self.source.fresh);
-        self.source = Arc::new(Source { path, fd, before, fresh, first_pass: false, known: self.current.clone() });
-        (self.look, self.next_block, self.short) = (look, 0, None);
-        self.tries += 1;
-        Ok(())
-    }
-}
-
-/// A path that vanished between scan and reading: a removal if the index has it.
-fn gone(tree: &Tree, path: &[u8]) -> Result<Done> {
-    let mut zstd = zstd::bulk::Compressor::new(LEVEL).map_err(|e| Error::format(format!("zstd: {e}")))?;
-    let mut done = Done { moved: true, ..Done::default() };
-    if tree.get(path).is_some() {
-        let mut raw = Vec::new();
-        Record::Drop { path }.put(&mut raw);
-        let frame = compress(&mut zstd, &raw)?;
-        let changes = vec![Change { path: path.to_vec(), segment: 0, op: Op::Drop }];
-        done.pieces.push_back(Piece { frame, raw: raw.len(), records: 1, changes, blocks: None });
-    }
-    Ok(done)
-}
-
-struct Worker<'a> {
-    root: &'a OwnedFd,
-    scan: &'a Scan,
-    tree: &'a Tree,
-    max_file_bytes: Option<u64>,
-    zstd: zstd::bulk::Compressor<'static>,
-    raw: Vec<u8>,
-    records: u64,
-    changes: Vec<Change>,
-    buffer: Vec<u8>,
-}
-
-impl Worker<'_> {
-    fn run(&mut self, job: Job) -> Result<Done> {
-        let mut done = Done::default();
-        match job {
-            Job::Drops(range) => {
-                let scan = self.scan;
-                for path in &scan.removed[range] {
-                    self.drop(path);
-                    self.close_full(&mut done)?;
-                }
-                done.pieces.extend(self.close()?);
-            }
-            Job::Batch(range) => {
-                for at in range {
-                    self.entry(at, &mut done)?;
-                    self.close_full(&mut done)?;
-                }
-                done.pieces.extend(self.close()?);
-            }
-            Job::Blocks { source, first, count } => {
-                let stored = self.blocks(&source, first, count)?;
-                let piece = self.close()?.unwrap_or_default();
-                done.pieces.push_back(Piece { blocks: Some(stored), ..piece });
-            }
-        }
-        Ok(done)
-    }
-
-    fn close_full(&mut self, done: &mut Done) -> Result<()> {
-        if self.raw.len() >= CHUNK {
-            done.pieces.extend(self.close()?);
-        }
-        Ok(())
-    }
-
-    /// Compresses the records gathered so far; None if there are neither records nor changes.
-    fn close(&mut self) -> Result<Option<Piece>> {
-        if self.raw.is_empty() && self.changes.is_empty() {
-            return Ok(None);
-        }
-        let frame = if self.raw.is_empty() { Vec::new() } else { compress(&mut self.zstd, &self.raw)? };
-        let piece = Piece {
-            frame,
-            raw: self.raw.len(),
-            records: std::mem::take(&mut self.records),
-            changes: std::mem::take(&mut self.changes),
-            blocks: None,
-        };
-        self.raw.clear();
-        Ok(Some(piece))
-    }
-
-    fn record(&mut self, record: Record<'_>) {
-        record.put(&mut self.raw);
-        self.records += 1;
-    }
-
-    fn change(&mut self, path: &[u8], op: Op) {
-        self.changes.push(Change { path: path.to_vec(), segment: 0, op });
-    }
-
-    fn drop(&mut self, path: &[u8]) {
-        self.record(Record::Drop { path });
-        self.change(path, Op::Drop);
-    }
-
-    fn entry(&mut self, at: usize, done: &mut Done) -> Result<()> {
-        let scan = self.scan;
-        let seen = &scan.changed[at];
-        let path = &seen.path;
-        let root = self.root.as_fd();
-        let mut buffer = std::mem::take(&mut self.buffer);
-        let look = match seen.stat.kind {
-            Kind::Dir => {
-                let meta = seen.stat.meta(scan.look);
-                self.record(Record::Dir { path, mode: meta.mode, mtime: meta.mtime });
-                self.change(path, Op::Dir(meta));
-                self.buffer = buffer;
-                return Ok(());
-            }
-            Kind::Link => read::link(root, path, &mut buffer)?,
-            _ => read::file(root, path, &mut buffer)?,
-        };
-        match look {
-            Look::Gone => {
-                done.moved = true;
-                if self.tree.get(path).is_some() {
-                    self.drop(path);
-                }
-            }
-            Look::Denied => done.incomplete.push(path.clone()),
-            Look::Other => done.moved = true,
-            Look::Large => done.grown.push(at),
-            Look::Content { meta, .. } if self.max_file_bytes.is_some_and(|max| meta.size > max) => {
-                done.incomplete.push(path.clone());
-            }
-            Look::Content { meta, moved } => {
-                done.moved |= moved;
-                let content = &buffer[..meta.size as usize];
-                match seen.stat.kind {
-                    Kind::Link => self.link(path, meta, content),
-                    _ if content.len() <= BLOCK => self.small(path, meta, content),
-                    _ => self.medium(path, meta, content),
-                }
-            }
-        }
-        self.buffer = buffer;
-        Ok(())
-    }
-
-    fn link(&mut self, path: &[u8], meta: Meta, target: &[u8]) {
-        let tree = self.tree;
-        let digest = block::digest(target);
-        let old = tree.get(path).filter(|n| n.body == Body::Link && n.digest == digest);
-        if old.is_some_and(|n| n.meta.mtime == meta.mtime) {
-            return self.change(path, Op::Refresh(meta));
-        }
-        self.record(Record::Link { path, mtime: meta.mtime, target });
-        self.change(path, Op::Link(meta, digest));
-    }
-
-    fn small(&mut self, path: &[u8], meta: Meta, content: &[u8]) {
-        let tree = self.tree;
-        let digest = block::digest(content);
-        let Meta { mode, mtime, size, .. } = meta;
-        match tree.get(path) {
-            Some(n) if n.body == Body::Small && n.digest == digest && n.meta.size == size => {
-                if (n.meta.mode, n.meta.mtime) == (mode, mtime) {
-                    return self.change(path, Op::Refresh(meta));
-                }
-                self.record(Record::Attr { path, mode, mtime });
-                self.change(path, Op::Attr(meta));
-            }
-            _ => {
-                self.record(Record::File { path, mode, mtime, content });
-                self.change(path, Op::Small(meta, digest));
-            }
-        }
-    }
-
-    /// A file of more than one block that is read whole.
-    fn medium(&mut self, path: &[u8], meta: Meta, content: &[u8]) {
-        let tree = self.tree;
-        let old = tree.get(path);
-        let known: &[Block] = match old.map(|n| &n.body) {
-            Some(Body::Large(blocks)) => blocks,
-            _ => &[],
-        };
-        let fresh = !old.is_some_and(|n| matches!(n.body, Body::Large(_)));
-        let start = self.raw.len();
-        let Meta { mode, mtime, size, .. } = meta;
-        self.record(Record::Meta { path, mode, mtime, size, fresh });
-        let stored = self.differing(content, 0, |i| known.get(i as usize).map(|b| b.digest));
-        let same_meta = old.is_some_and(|n| (n.meta.size, n.meta.mode, n.meta.mtime) == (size, mode, mtime));
-        if stored.is_empty() && same_meta && !fresh {
-            self.raw.truncate(start);
-            self.records -= 1;
-            return self.change(path, Op::Refresh(meta));
-        }
-        // The segments are filled in by the place of the piece; see `put`.
-        let blocks = stored.into_iter().map(|(i, digest)| (i, Block { digest, segment: 0 })).collect();
-        self.change(path, Op::Large { meta, fresh, blocks });
-    }
-
-    /// Records of those blocks of `content`, whose first is block `first`, that are not as known.
-    fn differing(&mut self, content: &[u8], first: u32, known: impl Fn(u32) -> Option<Digest>) -> Vec<(u32, Digest)> {
-        let mut stored = Vec::new();
-        let mut zeros: Option<(u32, u32)> = None;
-        for (index, data) in (first..).zip(content.chunks(BLOCK)) {
-            let zero = block::is_zero(data);
-            let digest = if zero { block::zero_digest(data.len()) } else { block::digest(data) };
-            if known(index) == Some(digest) {
-                continue;
-            }
-            stored.push((index, digest));
-            match &mut zeros {
-                Some((from, count)) if zero && *from + *count == index => *count += 1,
-                _ => {
-                    if let Some((index, count)) = zeros.take() {
-                        self.record(Record::Zero { index, count });
-                    }
-                    if zero {
-                        zeros = Some((index, 1));
-                    } else {
-                        self.record(Record::Block { index, data });
-                    }
-                }
-            }
-        }
-        if let Some((index, count)) = zeros {
-            self.record(Record::Zero { index, count });
-        }
-        stored
-    }
-
-    fn blocks(&mut self, source: &Source, first: u32, count: u32) -> Result<Stored> {
-        let size = source.before.size;
-        let from = u64::from(first) * BLOCK as u64;
-        let want = (size - from).min(u64::from(count) * BLOCK as u64) as usize;
-        let mut buffer = std::mem::take(&mut self.buffer);
-        if buffer.len() < want {
-            buffer.resize(want, 0);
-        }
-        let have = read::fill(&source.fd, &mut buffer[..want], from).map_err(|e| Error::os(&source.path, e))?;
-        let (have, short) = if have < want { (have / BLOCK * BLOCK, true) } else { (have, false) };
-        let start = self.raw.len();
-        let (mode, mtime) = (source.before.mode, source.before.mtime);
-        let fresh = source.fresh && source.first_pass && first == 0;
-        self.record(Record::Meta { path: &source.path, mode, mtime, size, fresh });
-        let blocks = self.differing(&buffer[..have], first, |i| source.known.get(i as usize).copied().flatten());
-        if blocks.is_empty() {
-            self.raw.truncate(start);
-            self.records -= 1;
-        }
-        self.buffer = buffer;
-        Ok(Stored { blocks, short: short.then_some(from + have as u64) })
+impl Options {
+    fn fits(&self, size: u64) -> bool {
+        size <= self.max_file_bytes.unwrap_or(u64::MAX).min(block::FILE_BYTES)
     }
 }

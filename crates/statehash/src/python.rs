@@ -11,6 +11,7 @@ use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyType};
 
 use crate::error::{Error, Pulse};
+use crate::pool::Pool;
 use crate::{block, compare, index, pack, replay, scan, segment, tree, unpack, unzip};
 
 mod errors {
@@ -368,6 +369,13 @@ mod statehash {
     #[pyclass(module = "the0.statehash", frozen)]
     struct Segment {
         core: segment::Segment,
+        buffers: Arc<Pool>,
+    }
+
+    impl Drop for Segment {
+        fn drop(&mut self) {
+            self.buffers.give(std::mem::take(&mut self.core.bytes));
+        }
     }
 
     #[pymethods]
@@ -431,7 +439,8 @@ mod statehash {
             let Self { core, index } = self;
             let index = index.try_borrow(py)?;
             let index = &index.core;
-            Ok(detached(py, |pulse| core.next(index, pulse))?.map(|core| Segment { core }))
+            let segment = detached(py, |pulse| core.next(index, pulse))?;
+            Ok(segment.map(|segment| Segment { core: segment, buffers: Arc::clone(core.buffers()) }))
         }
 
         #[getter]

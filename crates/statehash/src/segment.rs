@@ -23,7 +23,7 @@
 use crate::block::BLOCK;
 use crate::error::{shown, Error, Result};
 use crate::paths;
-use crate::wire::{Reader, Short};
+use crate::wire::{put_sized, Reader, Short};
 
 pub const MAGIC: &[u8; 8] = b"the0seg\0";
 pub const VERSION: u32 = 1;
@@ -32,6 +32,7 @@ pub const CHUNK_RAW: usize = 4 << 20;
 /// What one segment decodes to at most, so that a forged one costs bounded time.
 pub const SEGMENT_RAW: u64 = 1 << 30;
 const HEADER: usize = 12;
+const END: usize = 24;
 const FRESH: u8 = 1;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -214,14 +215,11 @@ impl From<Short> for Error {
     }
 }
 
-/// Compresses one chunk: its two lengths and the frame.
-pub fn compress(zstd: &mut zstd::bulk::Compressor<'_>, raw: &[u8]) -> Result<Vec<u8>> {
-    let mut out = vec![0; 8 + zstd::zstd_safe::compress_bound(raw.len())];
-    let n = zstd.compress_to_buffer(raw, &mut out[8..]).map_err(|e| Error::format(format!("zstd: {e}")))?;
-    out[..4].copy_from_slice(&(raw.len() as u32).to_le_bytes());
-    out[4..8].copy_from_slice(&(n as u32).to_le_bytes());
-    out.truncate(8 + n);
-    Ok(out)
+/// Compresses the records of one chunk into `frame`.
+pub fn compress(zstd: &mut zstd::bulk::Compressor<'_>, raw: &[u8], frame: &mut Vec<u8>) -> Result<()> {
+    frame.clear();
+    frame.reserve(zstd::zstd_safe::compress_bound(raw.len()));
+    zstd.compress_to_buffer(raw, frame).map(drop).map_err(|e| Error::format(format!("zstd: {e}")))
 }
 
 /// A segment being built.
@@ -242,8 +240,9 @@ pub struct Segment {
 }
 
 impl Builder {
-    pub fn new(capacity: usize) -> Self {
-        let mut bytes = Vec::with_capacity(capacity + HEADER + 24);
+    /// Builds in `bytes`, which is empty.
+    pub fn new(mut bytes: Vec<u8>, capacity: usize) -> Self {
+        bytes.reserve(capacity + HEADER + END);
         bytes.extend_from_slice(MAGIC);
         bytes.extend_from_slice(&VERSION.to_le_bytes());
         let mut hasher = blake3::Hasher::new();
@@ -256,15 +255,21 @@ impl Builder {
     }
 
     /// Whether another chunk still keeps the segment within `limit` stored bytes and the format's raw bound.
-    pub fn fits(&self, chunk: &[u8], raw: usize, limit: usize) -> bool {
+    pub fn fits(&self, frame: usize, raw: usize, limit: usize) -> bool {
         // A little is left for a last META, see `pack`.
         let room = SEGMENT_RAW - (paths::PATH_BYTES as u64 + 64);
-        self.is_empty() || (self.bytes.len() + chunk.len() + 24 <= limit && self.raw + raw as u64 <= room)
+        raw == 0 || self.is_empty() || (self.bytes.len() + 8 + frame + END <= limit && self.raw + raw as u64 <= room)
     }
 
-    pub fn push(&mut self, chunk: &[u8], raw: usize, records: u64) {
-        self.bytes.extend_from_slice(chunk);
-        self.hasher.update(chunk);
+    /// Adds a chunk; nothing if there are no records.
+    pub fn push(&mut self, frame: &[u8], raw: usize, records: u64) {
+        if raw == 0 {
+            return;
+        }
+        let at = self.bytes.len();
+        self.bytes.extend_from_slice(&(raw as u32).to_le_bytes());
+        put_sized(&mut self.bytes, frame);
+        self.hasher.update(&self.bytes[at..]);
         self.chunks += 1;
         self.records += records;
         self.raw += raw as u64;
@@ -341,8 +346,8 @@ impl<'a> Chunks<'a> {
 /// Decodes one chunk into `out`, exactly `raw_len` bytes.
 pub fn decompress(zstd: &mut zstd::bulk::Decompressor<'_>, raw_len: usize, frame: &[u8], out: &mut Vec<u8>) -> Result<()> {
     out.clear();
-    out.resize(raw_len, 0);
-    match zstd.decompress_to_buffer(frame, &mut out[..]) {
+    out.reserve(raw_len);
+    match zstd.decompress_to_buffer(frame, out) {
         Ok(n) if n == raw_len => Ok(()),
         Ok(_) => Err(Error::format("a chunk of the segment decodes to another length than stated")),
         Err(e) => Err(Error::format(format!("a chunk of the segment is damaged: {e}"))),
@@ -394,18 +399,20 @@ mod tests {
 
     #[test]
     fn a_future_version_is_named() {
-        let mut bytes = Builder::new(0).finish().bytes;
+        let mut bytes = Builder::new(Vec::new(), 0).finish().bytes;
         bytes[8] = 9;
         assert!(Chunks::new(&bytes).is_err_and(|e| e.to_string().contains("newer format 9")));
     }
 
     #[test]
     fn every_truncation_shows() {
-        let mut builder = Builder::new(100);
+        let mut builder = Builder::new(Vec::new(), 100);
         let mut raw = Vec::new();
         samples().iter().for_each(|r| r.put(&mut raw));
         let mut zstd = zstd::bulk::Compressor::new(1).expect("zstd");
-        builder.push(&compress(&mut zstd, &raw).expect("compress"), raw.len(), 9);
+        let mut frame = Vec::new();
+        compress(&mut zstd, &raw, &mut frame).expect("compress");
+        builder.push(&frame, raw.len(), 9);
         let segment = builder.finish();
         assert_eq!(segment.digest, *blake3::hash(&segment.bytes).as_bytes());
         let read = |bytes: &[u8]| -> Result<u64> {
