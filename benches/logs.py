@@ -19,7 +19,6 @@ from pathlib import Path
 from typing import Any
 
 from report import ROOT, Figure, keep, show
-
 from the0.objects.credentials import StoreSettings
 from the0.objects.open import open_store
 from the0.objects.store import ObjectStore

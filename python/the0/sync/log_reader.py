@@ -14,21 +14,12 @@ from the0 import names
 from the0.errors import clip
 from the0.objects.store import Missing, ObjectStore
 from the0.sync import lines
-from the0.sync.day_log import ORPHAN_EPOCH, PIECE_LIMIT_BYTES, Included, PieceId, piece_of
+from the0.sync.day_log import PIECE_LIMIT_BYTES, Included, PieceId, piece_of
 
 _LARGEST_BYTES: Final = 1 << 50
 _TRIES: Final = 5
 _BLOCK_BYTES: Final = 256 << 10
 _SHOWN_CHARACTERS: Final = 16_384
-_ORPHAN_SEQ_PER_S: Final = 1_000_000
-
-
-def write_orphan_line(store: ObjectStore, bucket: str, bot_id: str, message: str, now_s: float) -> None:
-    """One line of ours for a start that fails before anybody has the claim: a piece of its own, which the next holder
-    moves into the day's object. Raises the store's errors."""
-    seq = int(now_s * 1000) * 1000 + int.from_bytes(os.urandom(2), "big") % 1000
-    key = names.log_piece_key(bot_id, lines.day(now_s), epoch=ORPHAN_EPOCH, seq=seq)
-    store.put(bucket, key, lines.ours(message, level="error", now_s=now_s))
 
 
 def read(
@@ -47,7 +38,7 @@ def read(
     if days is not None:
         chosen = [day for day in chosen if day in days]
     if since_s is not None:
-        # A bot's own timestamps may lag behind the arrival, by which days are cut; never run ahead of it by much.
+        # Days are cut by arrival, and a line's own timestamp is not later than that, give or take a clock.
         chosen = [day for day in chosen if day >= lines.day(since_s)]
     if tail is None:
         for day in chosen:

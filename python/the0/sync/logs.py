@@ -6,6 +6,7 @@ bot.log waits, and what its rotation drops is counted and said.
 
 from __future__ import annotations
 
+import os
 import threading
 import time
 from collections.abc import Callable
@@ -16,7 +17,7 @@ from the0.errors import Fault, clip
 from the0.objects.store import ObjectStore
 from the0.sync import lines, spool
 from the0.sync.collector import Collector
-from the0.sync.day_log import DayLogs
+from the0.sync.day_log import ORPHAN_EPOCH, DayLogs
 from the0.sync.spool import Spool
 
 TICK_S: Final = 1.0
@@ -223,3 +224,11 @@ class _Attempts:
         else:
             self._wait_s = min(self._wait_s * 2, RETRY_AT_MOST_S)
         self.trouble, self._failed_s = sentence, now_s
+
+
+def write_orphan_line(store: ObjectStore, bucket: str, bot_id: str, message: str, now_s: float) -> None:
+    """One line of ours for a start that fails before anybody has the claim: a piece of its own, which the next holder
+    moves into the day's object. Raises the store's errors."""
+    seq = int(now_s * 1000) * 1000 + int.from_bytes(os.urandom(2), "big") % 1000
+    key = names.log_piece_key(bot_id, lines.day(now_s), epoch=ORPHAN_EPOCH, seq=seq)
+    store.put(bucket, key, lines.ours(message, level="error", now_s=now_s))

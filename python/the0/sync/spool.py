@@ -11,25 +11,19 @@ is dropped and put into `problems`, for the log.
 
 from __future__ import annotations
 
-import json
 import os
 import re
 import stat
 import threading
-import zlib
-from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Final
 
 from the0 import files
 from the0.sync.botlog_reader import Position
+from the0.sync.spool_records import FILE_LIMIT_BYTES, Record, Records
 
 LIMIT_BYTES: Final = 256 << 20
-PIECE_LIMIT_BYTES: Final = 32 << 20
-"""No file of ours grows as large: a larger one was planted."""
-_HEADER_LIMIT_BYTES: Final = 512
 _ENTRIES_LIMIT: Final = 100_000
-_MAGIC: Final = b"the0-spool-1"
 _OPEN: Final = "open"
 _NEXT: Final = "next"
 _PIECE = re.compile(r"(\d{10})-(\d{12,18})-(\d{8})")
@@ -48,22 +42,6 @@ class Piece:
         return f"{self.epoch:010d}-{self.seq:012d}-{self.day}"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Record:
-    position: Position
-    epoch: int
-    """The epoch that pieces were sealed under last; 0 for none."""
-    seq: int
-    """The next piece's, under that epoch."""
-    day: str
-    payload: bytes
-
-    def encode(self) -> bytes:
-        told = json.dumps([self.position.encode(), self.epoch, self.seq, self.day]).encode()
-        crc = zlib.crc32(self.payload, zlib.crc32(told))
-        return b"%b %08x %d %b\n%b" % (_MAGIC, crc, len(self.payload), told, self.payload)
-
-
 class Spool:
     """For one process, from any of its threads. Methods raise OSError where the disk fails; nothing is half done then."""
 
@@ -74,7 +52,7 @@ class Spool:
         self._folder = -1
         self._fd = -1
         self._length = 0
-        self._last = _Record(position=Position(), epoch=0, seq=0, day="", payload=b"")
+        self._last = Record(position=Position(), epoch=0, seq=0, day="", payload=b"")
         self._sizes: dict[Piece, int] = {}
         self._lock = threading.RLock()
         self.open_bytes = 0
@@ -140,7 +118,7 @@ class Spool:
         with self._lock:
             self.load()
             last = self._last
-            record = _Record(position=position, epoch=last.epoch, seq=last.seq, day=day, payload=payload)
+            record = Record(position=position, epoch=last.epoch, seq=last.seq, day=day, payload=payload)
             encoded = record.encode()
             if self.used_bytes + len(encoded) > self._limit_bytes + reserve_bytes:
                 return False
@@ -150,7 +128,7 @@ class Spool:
                 # After an error the torn record is no record, and the next one overwrites it.
                 written += os.pwrite(self._fd, view[written:], self._length + written)
             self._length += written
-            self._last = _Record(position=position, epoch=last.epoch, seq=last.seq, day=day, payload=b"")
+            self._last = Record(position=position, epoch=last.epoch, seq=last.seq, day=day, payload=b"")
             self.open_bytes += len(payload)
             return True
 
@@ -159,7 +137,7 @@ class Spool:
         with self._lock:
             self.load()
             piece = Piece(epoch=epoch, seq=seq, day=self.day)
-            following = _Record(position=self.position, epoch=epoch, seq=seq + 1, day="", payload=b"")
+            following = Record(position=self.position, epoch=epoch, seq=seq + 1, day="", payload=b"")
             fd, length = self._create(_NEXT, following)
             try:
                 os.ftruncate(self._fd, self._length)
@@ -187,7 +165,7 @@ class Spool:
             return b""
         payloads: list[bytes] = []
         try:
-            records = _Records(fd)
+            records = Records(fd)
             payloads.extend(record.payload for record in records)
             if not records.complete:
                 self._damaged(piece.name, "its end is unreadable")
@@ -230,7 +208,7 @@ class Spool:
                 if match is None:
                     continue
                 info = entry.stat(follow_symlinks=False)
-                if not stat.S_ISREG(info.st_mode) or info.st_size > PIECE_LIMIT_BYTES:
+                if not stat.S_ISREG(info.st_mode) or info.st_size > FILE_LIMIT_BYTES:
                     self._discard(entry.name, "it is no piece of ours")
                     continue
                 piece = Piece(epoch=int(match[1]), seq=int(match[2]), day=match[3])
@@ -238,10 +216,10 @@ class Spool:
         return found
 
     def _take_up(self, fd: int) -> bool:
-        if os.fstat(fd).st_size > PIECE_LIMIT_BYTES:
+        if os.fstat(fd).st_size > FILE_LIMIT_BYTES:
             return False
-        records = _Records(fd)
-        last: _Record | None = None
+        records = Records(fd)
+        last: Record | None = None
         day = ""
         payload_bytes = 0
         for record in records:
@@ -252,16 +230,16 @@ class Spool:
             return False
         # What follows the last whole record is what a kill cut off: its lines are still in bot.log.
         self._fd, self._length, self.open_bytes = fd, records.offset, payload_bytes
-        self._last = _Record(position=last.position, epoch=last.epoch, seq=last.seq, day=day, payload=b"")
+        self._last = Record(position=last.position, epoch=last.epoch, seq=last.seq, day=day, payload=b"")
         return True
 
     def _start_open(self) -> None:
-        first = _Record(position=Position(), epoch=0, seq=0, day="", payload=b"")
+        first = Record(position=Position(), epoch=0, seq=0, day="", payload=b"")
         self._fd, self._length = self._create(_NEXT, first)
         os.rename(_NEXT, _OPEN, src_dir_fd=self._folder, dst_dir_fd=self._folder)
         self._last, self.open_bytes = first, 0
 
-    def _create(self, name: str, record: _Record) -> tuple[int, int]:
+    def _create(self, name: str, record: Record) -> tuple[int, int]:
         flags = os.O_RDWR | os.O_CREAT | os.O_EXCL
         try:
             fd = files.open_beneath(self._folder, name, flags, mode=0o600)
@@ -294,56 +272,6 @@ class Spool:
 
     def _damaged(self, name: str, why: str) -> None:
         self.problems.append(f"log lines kept on this machine are damaged and lost in part ({name}: {why})")
-
-
-class _Records:
-    """Reads records until the first that is not whole."""
-
-    def __init__(self, fd: int) -> None:
-        self._fd = fd
-        self._size = min(os.fstat(fd).st_size, PIECE_LIMIT_BYTES)
-        self.offset = 0
-        """Behind the last whole record."""
-
-    @property
-    def complete(self) -> bool:
-        return 0 < self.offset == os.fstat(self._fd).st_size
-
-    def __iter__(self) -> Iterator[_Record]:
-        while self.offset < self._size:
-            head, found, _ = os.pread(self._fd, _HEADER_LIMIT_BYTES, self.offset).partition(b"\n")
-            parts = head.split(b" ", 3)
-            if not found or len(parts) != 4 or parts[0] != _MAGIC or not parts[2].isdigit():
-                return
-            length = int(parts[2][:12])
-            begin = self.offset + len(head) + 1
-            if length > self._size - begin:
-                return
-            payload = os.pread(self._fd, length, begin)
-            record = _decode(parts[3], payload, parts[1])
-            if record is None:
-                return
-            self.offset = begin + length
-            yield record
-
-
-def _decode(told: bytes, payload: bytes, crc: bytes) -> _Record | None:
-    if b"%08x" % zlib.crc32(payload, zlib.crc32(told)) != crc:
-        return None
-    try:
-        position, epoch, seq, day = json.loads(told)
-        place = Position.decode(position)
-    except (ValueError, TypeError, RecursionError):
-        return None
-    if not _counts(epoch, below=10**10) or not _counts(seq, below=10**18) or not isinstance(day, str):
-        return None
-    if day and not (len(day) == 8 and day.isascii() and day.isdigit()):
-        return None
-    return _Record(position=place, epoch=epoch, seq=seq, day=day, payload=payload)
-
-
-def _counts(number: Any, *, below: int) -> bool:
-    return type(number) is int and 0 <= number < below
 
 
 def _open_folder(path: str) -> int:

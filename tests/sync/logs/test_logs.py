@@ -1,13 +1,15 @@
 from __future__ import annotations
 
 import json
+import threading
 from typing import Any, ClassVar
 
 import pytest
 
 from sync.logs.station import BOT, DAY, MIDNIGHT_S, Station, Watched, line
 from the0 import names
-from the0.sync import day_log, log_reader
+from the0.sync import day_log
+from the0.sync.logs import write_orphan_line
 
 
 def test_a_line_is_readable_within_five_seconds_and_once(any_station: Station) -> None:
@@ -98,7 +100,7 @@ def test_lines_of_failed_starts_reach_the_day(any_station: Station) -> None:
     any_station.print(0)
     assert any_station.shipper(epoch=1).finish(10)
     for sentence in ("The archive is corrupt.", "The archive is still corrupt."):
-        log_reader.write_orphan_line(any_station.store, any_station.bucket, BOT, sentence, any_station.now_s)
+        write_orphan_line(any_station.store, any_station.bucket, BOT, sentence, any_station.now_s)
         any_station.now_s += 1
     assert any_station.messages() == ["The archive is corrupt.", "The archive is still corrupt."]
     any_station.print(1)
@@ -237,3 +239,39 @@ def test_lines_that_go_over_the_end_of_a_file_survive_a_restart(station: Station
     assert (station.logs / "bot.log.1").exists()
     assert station.shipper().finish(10)
     assert station.day_object() == whole
+
+
+def test_a_line_may_follow_the_end_and_another_end_that_line(any_station: Station) -> None:
+    any_station.print(1)
+    shipper = any_station.shipper()
+    assert shipper.finish(10)
+    shipper.say("The last state was not stored.")
+    assert shipper.finish(10)
+    assert any_station.messages() == ["The last state was not stored."]
+    assert any_station.stored() == [f"logs/{BOT}/{DAY}.log"]
+
+
+def test_lines_of_ours_come_from_any_thread_and_each_once(station: Station) -> None:
+    shipper = station.shipper()
+    stop = threading.Event()
+    shipping = threading.Thread(target=shipper.run, args=(stop,))
+    shipping.start()
+
+    def talk(who: int) -> None:
+        for number in range(50):
+            shipper.say(f"{who}-{number}", level="info")
+            station.now_s += 86_400 / 50 / 4
+
+    talking = [threading.Thread(target=talk, args=(who,)) for who in range(4)]
+    for thread in talking:
+        thread.start()
+    for thread in talking:
+        thread.join()
+    stop.set()
+    shipping.join()
+    assert shipper.finish(10)
+    found = station.messages()
+    assert sorted(found) == sorted(f"{who}-{number}" for who in range(4) for number in range(50))
+    for who in range(4):
+        mine = [message for message in found if message.startswith(f"{who}-")]
+        assert mine == [f"{who}-{number}" for number in range(50)]

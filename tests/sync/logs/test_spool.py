@@ -3,11 +3,11 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import zlib
 from pathlib import Path
 
 import pytest
 
-from the0.sync import spool as spool_module
 from the0.sync.botlog_reader import Position
 from the0.sync.spool import Piece, Spool
 
@@ -222,7 +222,7 @@ def test_records_of_nonsense_are_no_records(spool: Spool, path: Path) -> None:
     spool.close()
     for told in (["x"], [["s", 1, 2, 3, 4], -1, 0, ""], [["s", 1, 2, 3, 4], 1, 0, "../../x"], [[], 1, 2, DAY], "x", 5):
         text = json.dumps(told).encode()
-        crc = spool_module.zlib.crc32(b"", spool_module.zlib.crc32(text))
+        crc = zlib.crc32(b"", zlib.crc32(text))
         (path / "open").write_bytes(b"the0-spool-1 %08x 0 %b\n" % (crc, text))
         found = Spool(str(path))
         found.load()
