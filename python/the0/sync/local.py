@@ -195,7 +195,7 @@ class StateFolder:
             os.close(fd)
 
     def set_aside(self, why: str, *, now_s: float | None = None) -> str | None:
-        """Moves the tree and its index to `.the0/aside/<time>-<why>`, by rename: nothing is copied. None if there was no tree.
+        """Moves the tree and its index to `.the0/aside/<time>-<why>`, by rename. None if there was no tree.
 
         The index goes first: a crash in between leaves a tree without index, which the next start sets aside too.
         Raises Fatal (REFUSED) when too many trees are aside already and none is old enough to go.
