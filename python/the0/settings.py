@@ -115,13 +115,17 @@ def read_execute(environ: Mapping[str, str], *, skip_sync: bool = False) -> Exec
     )
 
 
+def read_bot_id(environ: Mapping[str, str]) -> str:
+    return _required(environ, names.BOT_ID, "the bot's id")
+
+
 def read_bot(environ: Mapping[str, str]) -> BotSettings:
     config = _json_object(environ, names.BOT_CONFIG)
     bot_type = environ.get(names.BOT_TYPE) or ("scheduled" if _flag(environ, names.IS_SCHEDULED) else "realtime")
     if bot_type not in ("realtime", "scheduled"):
         raise _usage(names.BOT_TYPE, f"is {clip(bot_type)!r}", "set it to realtime or scheduled")
     return BotSettings(
-        bot_id=_required(environ, names.BOT_ID, "the bot's id"),
+        bot_id=read_bot_id(environ),
         runtime=_required(environ, names.RUNTIME, "a language runtime such as python3.11"),
         entrypoint=_required(environ, names.ENTRYPOINT, "the file to run, such as main.py"),
         code_file=environ.get(names.CODE_FILE, ""),

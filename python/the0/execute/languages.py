@@ -22,11 +22,18 @@ class Target:
 
     folder: str
     entrypoint: str
+    """A path within the code."""
     find: Callable[[str], str | None]
+    part: str = ""
+    """What of the entrypoint is to be run, see `Language.divide`."""
 
     @property
     def file(self) -> str:
         return os.path.join(self.folder, self.entrypoint)
+
+
+def _whole(entrypoint: str) -> tuple[str, str]:
+    return entrypoint, ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,7 +45,12 @@ class Language:
     """Whether the program is started before the code is there, waits on WORD_FD, and touches nothing of the bot before."""
     executable: bool = False
     """Whether the entrypoint itself is what is executed."""
+    divide: Callable[[str], tuple[str, str]] = _whole
+    """ENTRYPOINT as a path within the code, and what is to be run of that file ("" for all of it)."""
+    folders: bool = False
+    """Whether an entrypoint may be a folder, too."""
     environment: Mapping[str, str] = field(default_factory=dict)
+    """More variables for the bot's process."""
 
 
 def language(name: str) -> Language:
@@ -84,18 +96,94 @@ def _native(target: Target) -> list[str]:
     return [target.file]
 
 
+def _needed(target: Target, program: str, package: str) -> str:
+    """Where the program is. Fatal (LANGUAGE) without it."""
+    found = target.find(program)
+    if found is None:
+        raise Fatal(
+            f"The bot needs {package}, and this machine's PATH has no `{program}`: install {package}, "
+            "or use the runtime's image.",
+            code=ExitCode.LANGUAGE,
+        )
+    return found
+
+
+def _node(target: Target) -> str:
+    return _needed(target, "node", "Node.js 20")
+
+
+def _node_bot(target: Target) -> list[str]:
+    return [_node(target), os.path.join(_WRAPPERS, "node.cjs"), str(WORD_FD), target.folder, target.entrypoint]
+
+
+def _node_query(target: Target) -> list[str]:
+    return [_node(target), target.file]
+
+
+def _dotnet(target: Target) -> list[str]:
+    if target.entrypoint.endswith(".dll"):
+        return [_needed(target, "dotnet", "the .NET 8 runtime"), target.file]
+    program = _needed(target, "dotnet", "the .NET 8 SDK")
+    if not _has_entries(os.path.join(os.path.dirname(os.path.realpath(program)), "sdk")):
+        raise Fatal(
+            f"The entrypoint {clip(target.entrypoint)!r} has to be built, and this machine has the .NET runtime only: "
+            "publish the bot and name its .dll as the entrypoint, or install the .NET 8 SDK.",
+            code=ExitCode.LANGUAGE,
+        )
+    return [program, "run", "--project", target.file]
+
+
+def _has_entries(folder: str) -> bool:
+    try:
+        return bool(os.listdir(folder))
+    except OSError:
+        return False  # not there
+
+
+def _java(target: Target) -> list[str]:
+    program = _needed(target, "java", "Java 17")
+    if not target.part:
+        return [program, "-jar", target.file]
+    return [program, "-cp", target.file, target.part]
+
+
+def _jar_and_class(entrypoint: str) -> tuple[str, str]:
+    """`FILE.jar:Main.Class` divided. Fatal (ENTRYPOINT) for what is no class name; an option to `java` is none."""
+    jar, colon, name = entrypoint.partition(".jar:")
+    if not colon:
+        return entrypoint, ""
+    if not all(part.replace("$", "_").isidentifier() for part in name.split(".")):
+        raise Fatal(
+            f"ENTRYPOINT is {clip(entrypoint)!r}, and {clip(name)!r} is no name of a class: write FILE.jar or "
+            "FILE.jar:Main.Class.",
+            code=ExitCode.ENTRYPOINT,
+        )
+    return f"{jar}.jar", name
+
+
 _PYTHON = Language(
     bot=_python_bot,
     query=_python_query,
     early=True,
     environment={"PYTHONDONTWRITEBYTECODE": "1"},
 )
+_NODE = Language(bot=_node_bot, query=_node_query, early=True)
 _NATIVE = Language(bot=_native, query=_native, executable=True)
+_DOTNET = Language(
+    bot=_dotnet,
+    query=_dotnet,
+    folders=True,
+    environment={"DOTNET_NOLOGO": "1", "DOTNET_CLI_TELEMETRY_OPTOUT": "1"},
+)
+_SCALA = Language(bot=_java, query=_java, divide=_jar_and_class)
 
 LANGUAGES: Mapping[str, Language] = {
     "python3.11": _PYTHON,
+    "nodejs20": _NODE,
     "rust-stable": _NATIVE,
     "gcc13": _NATIVE,
     "cpp-gcc13": _NATIVE,
     "ghc96": _NATIVE,
+    "dotnet8": _DOTNET,
+    "scala3": _SCALA,
 }

@@ -12,11 +12,14 @@ from the0.errors import ExitCode, Fatal
 from the0.execute import preparing
 from the0.execute.languages import WORD_FD, Language
 from the0.execute.preparing import Prepare, Prepared
+from the0.execute.record import Outcome
 
 if TYPE_CHECKING:
     from the0.execute.keeper import Keep
 
 KeepAfter = Callable[[Prepared], "Keep"]
+Report = Callable[[Outcome], bool]
+"""Puts the reason of a start that failed without a claim into the stored log; whether it arrived there."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -36,6 +39,7 @@ class Job:
     """Runs in a forked child: brings code and state; its outcome is what `keep` is made from."""
     keep: KeepAfter | None
     """None: nothing is synced here, a sidecar does it (or nobody)."""
+    report: Report
     shared_fds: tuple[int, ...] = ()
     """What forked children must hold too: the lock."""
 

@@ -11,7 +11,7 @@ from the0 import child, files, names, privacy, settings
 from the0.errors import ExitCode, Fatal, Fault
 from the0.execute import target
 from the0.execute.languages import Language, Target, find_program, language
-from the0.execute.launch import Job, KeepAfter, launch
+from the0.execute.launch import Job, KeepAfter, Launched, Report, launch
 from the0.execute.preparing import Prepared
 from the0.execute.record import Outcome, RunFolder
 from the0.execute.target import Wanted, is_complete
@@ -45,23 +45,57 @@ def execute(environ: Mapping[str, str], *, skip_sync: bool) -> int:
     except Fault as fault:
         _tell(fault.sentence)
         return int(fault.code)
+    report = _never if skip_sync else lambda outcome: _report(environ, outcome)
     try:
-        job = _job(settings.read_execute(environ, skip_sync=skip_sync), environ, instance=instance, lock_fd=lock_fd)
+        ours = settings.read_execute(environ, skip_sync=skip_sync)
+        job = _job(ours, environ, instance=instance, lock_fd=lock_fd, report=report)
         launched = launch(job)
     except Fault as fault:
-        log.say(fault.sentence)
         outcome = Outcome(by="runtime", code=int(fault.code), reason=fault.sentence)
+        if not report(outcome):
+            log.say(outcome.reason)
     else:
-        from the0.execute import supervise  # what was launched need not wait for this
-
-        outcome = supervise.run(job, launched, log=log, run_folder=run_folder)
+        outcome = _supervise(job, launched, log, run_folder)
     if outcome.by == "runtime" or outcome.oom:
         _tell(outcome.reason)
     run_folder.write(outcome, instance=instance)
     return outcome.code
 
 
-def _job(ours: ExecuteSettings, environ: Mapping[str, str], *, instance: str, lock_fd: int | None) -> Job:
+def _supervise(job: Job, launched: Launched, log: BotLogWriter, run_folder: RunFolder) -> Outcome:
+    try:
+        from the0.execute import supervise  # what was launched need not wait for this
+
+        return supervise.run(job, launched, log=log, run_folder=run_folder)
+    except Exception as reason:  # noqa: BLE001 - our end ends the bot, and has sync store what there is
+        sys.excepthook(type(reason), reason, reason.__traceback__)
+        sentence = (
+            f"{type(reason).__name__} in the supervisor, which is a bug of the runtime; its traceback is on stderr."
+        )
+        return Outcome(by="runtime", code=ExitCode.INTERNAL, reason=sentence)
+
+
+def _never(_: Outcome) -> bool:
+    """With a sidecar: it ships what the local log says."""
+    return False
+
+
+def _report(environ: Mapping[str, str], outcome: Outcome) -> bool:
+    if outcome.code in (ExitCode.STORE_UNREACHABLE, ExitCode.STOPPED_EARLY):
+        return False
+    from the0.execute.report import report
+
+    try:
+        store = settings.read_store(environ)
+        bot_id = settings.read_bot_id(environ)
+    except Fault:
+        return False  # that may be the very reason
+    return report(store, outcome.reason, bucket=settings.read_buckets(environ).logs, bot_id=bot_id)
+
+
+def _job(
+    ours: ExecuteSettings, environ: Mapping[str, str], *, instance: str, lock_fd: int | None, report: Report
+) -> Job:
     bot = ours.bot
     if bot.query_path is not None:
         raise Fatal("QUERY_PATH is set, but this version answers no queries yet: unset it.", code=ExitCode.USAGE)
@@ -90,6 +124,7 @@ def _job(ours: ExecuteSettings, environ: Mapping[str, str], *, instance: str, lo
         stop_grace_s=ours.stop_grace_s,
         prepare=prepare,
         keep=None if ours.sync is None else _keeping(ours.sync, instance=instance),
+        report=report,
         shared_fds=() if lock_fd is None else (lock_fd,),
     )
 

@@ -68,10 +68,15 @@ class _Run:
             )
         self._end_rest()
         if outcome.by == "runtime" or (outcome.code != 0 and not outcome.stop_asked):
-            self._log.say(outcome.reason)
+            self._say(outcome)
         self._run_folder.write(outcome, instance=self._job.instance)
         self._log.close()
         return self._end_sync(outcome)
+
+    def _say(self, outcome: Outcome) -> None:
+        """In the bot's log, once: by way of sync, or in the store directly where there is none."""
+        if self._keeper is not None or not self._job.report(outcome):
+            self._log.say(outcome.reason)
 
     # --- its start --------------------------------------------------------------------------------
 
