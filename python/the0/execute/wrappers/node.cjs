@@ -28,6 +28,11 @@ function waitForWord(fd) {
   fs.closeSync(fd);
 }
 
+/** Makes printing wait for the pipe: else what is printed just before `process.exit` is lost, and a flood fills the memory. */
+function printAtOnce() {
+  for (const stream of [process.stdout, process.stderr]) stream._handle?.setBlocking?.(true);
+}
+
 // --- the request to stop ---------------------------------------------------------------------------
 
 // A listener rather than the signal's own effect: it runs between two turns of the bot's code, so that nothing which
@@ -141,12 +146,13 @@ async function end(result, code) {
   bot.ending = true;
   bot.result ??= result;
   bot.pending = false;
-  const late = setTimeout(() => process.exit(code), FLUSH_MS);
+  const exit = () => (code === undefined ? process.exit() : process.exit(code));
+  const late = setTimeout(exit, FLUSH_MS);
   for (const stream of [process.stdout, process.stderr]) {
     if (stream.writableLength > 0) await new Promise((done) => stream.write("", done));
   }
   clearTimeout(late);
-  process.exit(code);
+  exit();
 }
 
 function atExit(code) {
@@ -182,6 +188,7 @@ function writeResult(result) {
 
 function start() {
   watchSigterm();
+  printAtOnce();
   waitForWord(wordFd);
   process.argv.splice(1, 4, entry);
   removeFormer();
