@@ -79,9 +79,7 @@ def test_both_names_are_installed() -> None:
 
 
 def test_a_reader_that_has_seen_enough(place: Place) -> None:
-    place.put_bot(
-        "import os\nfor n in range(3000): open(os.path.join(os.environ['STATE_DIR'], '..', f'file-{n}'), 'w')"
-    )
+    place.put_bot(f"for number in range(3000): open(f'{place.state}/file-{{number}}', 'w')")
     assert place.run().code == 0
     ls = f"{' '.join(RUNTIME)} state ls bot-1"
     done = subprocess.run(
