@@ -6,7 +6,8 @@
 //! | module | |
 //! |---|---|
 //! | [`walk`], [`scan`] | getdents and statx; a metadata walk held against the index |
-//! | [`tree`], [`catalog`], [`index`] | paths in memory; what the segments add up to; its file: a base and an append log |
+//! | [`tree`], [`catalog`] | paths in memory; what the segments add up to |
+//! | [`index`], [`journal`], [`codec`] | the catalog of the last commit; its file: a base and an append log; how it is written |
 //! | [`block`], [`segment`] | digests of 64 KiB blocks; the format of segments |
 //! | [`read`], [`pack`], [`worker`], [`large`] | one file read unchanged; read, hash and compress in one pass |
 //! | [`replay`], [`unpack`] | segments played back into a catalog, onto a disk |
@@ -17,9 +18,11 @@
 pub mod beneath;
 pub mod block;
 pub mod catalog;
+pub mod codec;
 pub mod compare;
 pub mod error;
 pub mod index;
+pub mod journal;
 pub mod large;
 pub mod pack;
 pub mod paths;

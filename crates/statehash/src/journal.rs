@@ -1,0 +1,251 @@
+//! The index's file: a base, then a log of records that grows.
+//!
+//! ```text
+//! "the0idx\0"  version u32  base_len u64  base_id [16]  base [base_len]  checksum [16] of all before
+//! log*         len u32  kind u8  number u64  payload [len]  checksum [16] of base_id and all of the record before it
+//! ```
+//! The records' numbers rise by one and their checksums include the base's random id, so that no remains of an earlier
+//! log are taken for a later one. The first record that is short or does not match its checksum ends the log; the
+//! next append cuts it off. So a crash at any byte leaves the former or the new record.
+//!
+//! The file is read into memory, bounded: others under the same uid may write or truncate it, and a truncated
+//! mapping would be a SIGBUS.
+
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+
+use rustix::fs::{fstat, fsync, ftruncate, openat, renameat, unlinkat, AtFlags, FileType, Mode, OFlags};
+use rustix::io::{fcntl_dupfd_cloexec, pwrite, Errno};
+use rustix::rand::{getrandom, GetRandomFlags};
+
+use crate::block::{self, Digest};
+use crate::error::{Error, Result};
+use crate::read;
+use crate::wire::Reader;
+
+const MAGIC: &[u8; 8] = b"the0idx\0";
+pub const VERSION: u32 = 1;
+const HEADER: usize = 36;
+const RECORD: usize = 13;
+const CHECK: usize = 16;
+/// The largest file that is read; about ten million entries.
+const FILE_BYTES: u64 = 1 << 30;
+/// A log below this is not worth a new base.
+const LOG_BYTES: u64 = 1 << 20;
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Kind {
+    Stage = 1,
+    Confirm = 2,
+    Abandon = 3,
+    Meta = 4,
+}
+
+pub struct Journal {
+    dir: OwnedFd,
+    name: String,
+    fd: OwnedFd,
+    base_id: [u8; 16],
+    base_len: u64,
+    /// Where the next record goes; what lies beyond, if anything, is torn.
+    end: u64,
+    torn: bool,
+    number: u64,
+}
+
+/// A file as it was read.
+pub struct Contents {
+    bytes: Vec<u8>,
+    base: std::ops::Range<usize>,
+    /// Kind and payload of each whole record.
+    records: Vec<(Kind, std::ops::Range<usize>)>,
+}
+
+impl Contents {
+    pub fn base(&self) -> &[u8] {
+        &self.bytes[self.base.clone()]
+    }
+
+    pub fn records(&self) -> impl Iterator<Item = (Kind, &[u8])> {
+        self.records.iter().map(|(kind, range)| (*kind, &self.bytes[range.clone()]))
+    }
+}
+
+impl Journal {
+    pub fn open(dir: BorrowedFd<'_>, name: &str) -> Result<(Self, Contents)> {
+        let at = |e| Error::os(name.as_bytes(), e);
+        let flags = OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
+        let fd = match openat(dir, name, flags | OFlags::RDWR, Mode::empty()) {
+            // Reading alone is fine until something is to be appended.
+            Err(Errno::ACCESS | Errno::ROFS | Errno::PERM) => openat(dir, name, flags | OFlags::RDONLY, Mode::empty()),
+            other => other,
+        };
+        let fd = match fd {
+            Err(Errno::LOOP | Errno::ISDIR | Errno::NXIO) => return Err(Error::format("the index is no regular file")),
+            other => other.map_err(at)?,
+        };
+        let stat = fstat(&fd).map_err(at)?;
+        if FileType::from_raw_mode(stat.st_mode) != FileType::RegularFile {
+            return Err(Error::format("the index is no regular file"));
+        }
+        let size = stat.st_size as u64;
+        if size > FILE_BYTES {
+            return Err(Error::format("the index is larger than any that we write"));
+        }
+        let mut bytes = vec![0; size as usize];
+        let have = read::fill(&fd, &mut bytes, 0).map_err(at)?;
+        bytes.truncate(have);
+        let dir = fcntl_dupfd_cloexec(dir, 0).map_err(at)?;
+        Self::parse(bytes, dir, name.to_owned(), fd)
+    }
+
+    fn parse(bytes: Vec<u8>, dir: OwnedFd, name: String, fd: OwnedFd) -> Result<(Self, Contents)> {
+        let cut = |_| Error::format("the index is cut short");
+        let mut r = Reader::new(&bytes);
+        if r.take(8) != Ok(MAGIC) {
+            return Err(Error::format("the index is not ours"));
+        }
+        let version = r.u32().map_err(cut)?;
+        if version != VERSION {
+            let age = if version > VERSION { "newer" } else { "unknown" };
+            return Err(Error::format(format!("the index has the {age} format {version}; this runtime reads {VERSION}")));
+        }
+        let base_len = r.u64().map_err(cut)?;
+        let base_id = r.array::<16>().map_err(cut)?;
+        let base = HEADER..HEADER + r.take(usize::try_from(base_len).unwrap_or(usize::MAX)).map_err(cut)?.len();
+        if r.array::<CHECK>().map_err(cut)? != block::digest(&bytes[..base.end]) {
+            return Err(Error::format("the index is damaged"));
+        }
+        let mut journal = Self { dir, name, fd, base_id, base_len, end: (base.end + CHECK) as u64, torn: false, number: 0 };
+        let mut records = Vec::new();
+        while let Some((kind, payload)) = journal.next_record(&bytes) {
+            journal.end = (payload.end + CHECK) as u64;
+            journal.number += 1;
+            records.push((kind, payload));
+        }
+        journal.torn = journal.end < bytes.len() as u64;
+        Ok((journal, Contents { bytes, base, records }))
+    }
+
+    /// The record at `end`; None at the end of the file or at a torn one.
+    fn next_record(&self, bytes: &[u8]) -> Option<(Kind, std::ops::Range<usize>)> {
+        let at = self.end as usize;
+        let mut r = Reader::new(bytes.get(at..)?);
+        let (len, kind, number) = (r.u32().ok()? as usize, r.u8().ok()?, r.u64().ok()?);
+        r.take(len).ok()?;
+        let end = at + RECORD + len;
+        let whole = number == self.number && r.array().ok()? == record_check(&self.base_id, &bytes[at..end]);
+        let kind = [Kind::Stage, Kind::Confirm, Kind::Abandon, Kind::Meta].into_iter().find(|k| *k as u8 == kind)?;
+        whole.then_some((kind, at + RECORD..end))
+    }
+
+    /// Writes a base beside the file of that name and renames it there. `staged` becomes its first record.
+    pub fn create(
+        dir: BorrowedFd<'_>,
+        name: &str,
+        sync: bool,
+        staged: Option<&[u8]>,
+        put: impl FnOnce(&mut Vec<u8>),
+    ) -> Result<Self> {
+        let at = |e| Error::os(name.as_bytes(), e);
+        let mut base_id = [0; 16];
+        getrandom(&mut base_id, GetRandomFlags::empty()).map_err(at)?;
+        let mut bytes = Vec::new();
+        bytes.extend_from_slice(MAGIC);
+        bytes.extend_from_slice(&VERSION.to_le_bytes());
+        bytes.extend_from_slice(&[0; 8]);
+        bytes.extend_from_slice(&base_id);
+        put(&mut bytes);
+        let base_len = (bytes.len() - HEADER) as u64;
+        bytes[12..20].copy_from_slice(&base_len.to_le_bytes());
+        bytes.extend_from_slice(&block::digest(&bytes));
+        if let Some(payload) = staged {
+            bytes.extend_from_slice(&record(&base_id, 0, Kind::Stage, payload)?);
+        }
+        if bytes.len() as u64 > FILE_BYTES {
+            return Err(Error::Limit("the index would exceed 1 GiB".into()));
+        }
+        let fresh = format!("{name}.new");
+        let fd = write_new(dir, &fresh, &bytes, sync).map_err(at)?;
+        renameat(dir, &fresh, dir, name).map_err(at)?;
+        if sync {
+            fsync(dir).map_err(at)?;
+        }
+        let dir = fcntl_dupfd_cloexec(dir, 0).map_err(at)?;
+        let (end, number) = (bytes.len() as u64, staged.is_some().into());
+        Ok(Self { dir, name: name.to_owned(), fd, base_id, base_len, end, torn: false, number })
+    }
+
+    /// Appends a record; it survives a crash of the process, not of the host.
+    pub fn append(&mut self, kind: Kind, payload: &[u8]) -> Result<()> {
+        let record = record(&self.base_id, self.number, kind, payload)?;
+        let at = |e| Error::os(self.name.as_bytes(), e);
+        if self.torn {
+            ftruncate(&self.fd, self.end).map_err(at)?;
+        }
+        // Whatever fails now leaves a tail that no reader accepts and that the next append cuts off.
+        self.torn = true;
+        write_at(&self.fd, &record, self.end).map_err(at)?;
+        self.torn = false;
+        self.end += record.len() as u64;
+        self.number += 1;
+        Ok(())
+    }
+
+    /// Whether a new base would pay.
+    pub fn overgrown(&self) -> bool {
+        self.end - self.base_len > LOG_BYTES.max(self.base_len)
+    }
+
+    /// Folder and name, for `create` in this one's place.
+    pub fn place(&self) -> Result<(OwnedFd, String)> {
+        let dir = fcntl_dupfd_cloexec(self.dir.as_fd(), 0).map_err(|e| Error::os(self.name.as_bytes(), e))?;
+        Ok((dir, self.name.clone()))
+    }
+}
+
+fn record(base_id: &[u8; 16], number: u64, kind: Kind, payload: &[u8]) -> Result<Vec<u8>> {
+    let len = u32::try_from(payload.len()).map_err(|_| Error::Limit("a transaction of the index exceeds 4 GiB".into()))?;
+    let mut out = Vec::with_capacity(RECORD + payload.len() + CHECK);
+    out.extend_from_slice(&len.to_le_bytes());
+    out.push(kind as u8);
+    out.extend_from_slice(&number.to_le_bytes());
+    out.extend_from_slice(payload);
+    let check = record_check(base_id, &out);
+    out.extend_from_slice(&check);
+    Ok(out)
+}
+
+fn record_check(base_id: &[u8; 16], record: &[u8]) -> Digest {
+    let mut hasher = blake3::Hasher::new();
+    hasher.update(base_id).update(record);
+    let mut check = [0; CHECK];
+    check.copy_from_slice(&hasher.finalize().as_bytes()[..CHECK]);
+    check
+}
+
+fn write_at(fd: &OwnedFd, bytes: &[u8], at: u64) -> std::result::Result<(), Errno> {
+    let mut done = 0;
+    while done < bytes.len() {
+        match pwrite(fd, &bytes[done..], at + done as u64) {
+            Ok(0) => return Err(Errno::NOSPC),
+            Ok(n) => done += n,
+            Err(Errno::INTR) => {}
+            Err(e) => return Err(e),
+        }
+    }
+    Ok(())
+}
+
+fn write_new(dir: BorrowedFd<'_>, name: &str, bytes: &[u8], sync: bool) -> std::result::Result<OwnedFd, Errno> {
+    match unlinkat(dir, name, AtFlags::empty()) {
+        Ok(()) | Err(Errno::NOENT) => {}
+        Err(e) => return Err(e),
+    }
+    let flags = OFlags::CREATE | OFlags::EXCL | OFlags::RDWR | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    let fd = openat(dir, name, flags, Mode::from_raw_mode(0o600))?;
+    write_at(&fd, bytes, 0)?;
+    if sync {
+        fsync(&fd)?;
+    }
+    Ok(fd)
+}
