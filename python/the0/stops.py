@@ -51,7 +51,8 @@ class StopWatch:
         try:
             with self._changed:
                 while True:
-                    self._drain()
+                    if not self._reading:
+                        self._drain()  # else the reader does, who would not wake for a byte that was taken from under it
                     if self._requests > getattr(self._seen, "requests", 0):
                         self._seen.requests = self._requests
                         return True

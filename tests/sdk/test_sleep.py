@@ -168,6 +168,27 @@ def test_threads_wake_while_the_main_thread_sleeps_too(bot: BotFolder) -> None:
     assert ended(process) == ["True"] * 3
 
 
+def test_a_request_at_any_moment_reaches_every_thread(bot: BotFolder) -> None:
+    run = bot.run(
+        FLAG
+        + """
+    woken, start = [], threading.Barrier(4)
+    def rounds(ask):
+        for n in range(200):
+            start.wait()
+            if ask:
+                os.kill(os.getpid(), signal.SIGTERM)
+            woken.append(sleep(20))
+    workers = [threading.Thread(target=rounds, args=(False,)) for _ in range(3)]
+    [w.start() for w in workers]
+    rounds(True)
+    [w.join() for w in workers]
+    print(len(woken), all(woken), len(asked))
+    """
+    )
+    assert (run.stdout, run.stderr) == ("800 True 200\n", "")
+
+
 def test_a_forked_child_wakes_by_itself_only(bot: BotFolder) -> None:
     process = bot.start(
         FLAG
