@@ -153,11 +153,10 @@ fn carried(catalog: &Catalog, world: &World, id: u32) -> Out {
         let thing = &world[&path];
         let here = node.segment == id;
         match &node.body {
-            Body::Large(blocks) => {
-                if here || blocks.iter().any(|b| b.segment == id) {
-                    out.blocks(&path, thing, false, |i| blocks[i].segment == id);
-                }
+            Body::Large(blocks) if here || blocks.iter().any(|b| b.segment == id) => {
+                out.blocks(&path, thing, false, |i| blocks[i].segment == id);
             }
+            Body::Large(_) => {}
             _ if here => out.thing(&path, thing),
             Body::Small if node.meta_segment == id => {
                 let Thing::Small(mode, _) = thing else { continue };

@@ -38,7 +38,7 @@ pub fn pack(root: &Path, index: &Index, threads: usize) -> (Pack, Vec<Segment>) 
 
 pub fn stage(root: &Path, index: &mut Index, meta: &[u8]) -> Vec<Segment> {
     let (pack, segments) = pack(root, index, 2);
-    let keys: Vec<_> = segments.iter().map(|s| name(s)).collect();
+    let keys: Vec<_> = segments.iter().map(name).collect();
     let staged = pack.staged(index, &keys, meta).expect("staged");
     index.stage(staged).expect("stage");
     segments
