@@ -62,7 +62,8 @@ def test_a_native_bot_has_default_signals(place: Place) -> None:
     place.env |= {"RUNTIME": "gcc13", "ENTRYPOINT": "bot"}
     place.put(archive({"bot": "#!/bin/sh\nexec cat /proc/self/status\n"}))
     masks = {
-        line.split(":")[0]: int(line.split(":")[1], 16)
+        # 32 and 33 are the C library's own; GNU make leaves them ignored, and nobody can change that.
+        line.split(":")[0]: int(line.split(":")[1], 16) & ~(0b11 << 31)
         for line in place.run().out.splitlines()
         if line[:4] in ("SigI", "SigB", "SigC")
     }
