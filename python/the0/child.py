@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from threading import Event
 
 _RESET = tuple(number for number in range(1, 32) if number not in (signal.SIGKILL, signal.SIGSTOP))
+_STOP = b"stop\n"
 _LEFT_ALONE = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)
 
 
@@ -45,10 +46,30 @@ class End:
 
 @dataclass(frozen=True, slots=True)
 class Forked:
-    """A forked child of ours. Closing `control_fd` asks it to stop; so does our own death."""
+    """A forked child of ours."""
 
     pid: int
     control_fd: int
+
+    def ask_to_stop(self) -> None:
+        """Once. Our own death asks for it, too."""
+        self._write(_STOP)
+        os.close(self.control_fd)
+
+    def leave_behind(self, pid: int) -> None:
+        """When we die unasked, it first kills the process group of this child of ours, so that the bot does not go on
+        with nobody to keep its state."""
+        self._write(b"%d\n" % pid)
+
+    def drop(self) -> None:
+        """It has ended."""
+        os.close(self.control_fd)
+
+    def _write(self, line: bytes) -> None:
+        try:
+            os.write(self.control_fd, line)
+        except BrokenPipeError:
+            pass  # it has ended, or is about to
 
 
 def fill_standard_descriptors() -> None:
@@ -64,11 +85,16 @@ def fork_child(name: str, work: Callable[[Event], int], *, keep: Iterable[int]) 
     """Forks without exec: the child has our memory (and stays non-dumpable), of our descriptors only `keep`,
     a session of its own, and ends with `work(stop)` as its exit code. Faults become a sentence on stderr and their code.
 
-    Signals that a terminal, a service manager or a bot may send to it are ignored: `stop` is set when we close the control
-    descriptor or die.
+    Signals that a terminal, a service manager or a bot may send to it are ignored: `stop` is set when we ask it to stop
+    or die. OSError where no process can be had.
     """
     control_read, control_write = os.pipe()
-    pid = os.fork()
+    try:
+        pid = os.fork()
+    except OSError:
+        os.close(control_read)
+        os.close(control_write)
+        raise
     if pid != 0:
         os.close(control_read)
         return Forked(pid=pid, control_fd=control_write)
@@ -97,8 +123,13 @@ def fork_child(name: str, work: Callable[[Event], int], *, keep: Iterable[int]) 
 
 
 def _watch_control(fd: int, stop: Event) -> None:
-    while os.read(fd, 1):
-        pass
+    told = b""
+    while piece := os.read(fd, 512):
+        told += piece
+    if not told.endswith(_STOP):
+        # Our parent has died.
+        for left_behind in told.split():
+            send_group(int(left_behind), signal.SIGKILL)
     stop.set()
 
 
@@ -123,7 +154,12 @@ def spawn(
     It is killed when we die: nobody would keep its state any more."""
     parent = os.getpid()
     failure_read, failure_write = os.pipe()
-    pid = os.fork()
+    try:
+        pid = os.fork()
+    except OSError:
+        os.close(failure_read)
+        os.close(failure_write)
+        raise
     if pid != 0:
         os.close(failure_write)
         return Spawned(pid=pid, failure_fd=failure_read)

@@ -187,12 +187,46 @@ def test_orphans_are_reaped_and_strays_are_killed(place: Place) -> None:
 
 
 def test_the_supervisors_death_ends_everything(place: Place) -> None:
-    place.put_bot(WAITING)
+    place.put_bot("""
+        import multiprocessing, subprocess, sys, time
+        def main(bot_id, config):
+            worker = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"])
+            print("worker", worker.pid)
+            print("ready")
+            time.sleep(60)
+    """)
     running = place.start()
     running.wait_for("ready")
-    pids = [running.child("bot"), running.child("the0-sync")]
+    worker = int(running.log().split()[1])
+    pids = [running.child("bot"), running.child("the0-sync"), worker]
     running.process.kill()
-    eventually(lambda: all(gone(pid) for pid in pids), "the end of bot and sync")
+    eventually(lambda: all(gone(pid) for pid in pids), "the end of bot, its worker and sync")
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="process namespaces are made by root")
+def test_as_process_1(place: Place) -> None:
+    place.put_bot("""
+        import os, subprocess, sys, time
+        for _ in range(20):
+            subprocess.run([sys.executable, "-S", "-c", "import os; os.fork() or os._exit(0)"])
+        print("parent", os.getppid())
+        def zombies():
+            stats = [open(f"/proc/{pid}/stat").read() for pid in os.listdir("/proc") if pid.isdigit()]
+            return [stat for stat in stats if stat.rpartition(")")[2].split()[0] == "Z"]
+        while zombies():
+            time.sleep(0.01)
+        print("ready")
+        time.sleep(60)
+    """)
+    place.command = ["unshare", "--pid", "--fork", "--kill-child", "--mount-proc", *place.command]
+    running = place.start()
+    running.wait_for("ready")
+    assert "parent 1\n" in running.log()
+    children = Path(f"/proc/{running.process.pid}/task/{running.process.pid}/children")
+    os.kill(int(children.read_text()), signal.SIGTERM)
+    ended = running.end()
+    assert ended.code == 0
+    assert place.result()["status"] == "terminated"
 
 
 def test_a_second_run_on_the_same_state_is_refused(place: Place) -> None:

@@ -45,11 +45,12 @@ class Keeper:
     def __init__(self, loop: Loop, keep: Keep, *, keep_fds: tuple[int, ...], say: Callable[[str], None]) -> None:
         self.verdict: Verdict | None = None
         self.pid: int | None = None
+        self._bot_pid: int | None = None
         self._loop = loop
         self._keep = keep
         self._keep_fds = keep_fds
         self._say = say
-        self._control_fd = -1
+        self._forked: child.Forked | None = None
         self._deaths: list[float] = []
         self._said = False
         self._finishing = False
@@ -78,27 +79,35 @@ class Keeper:
             raise
         finally:
             os.close(notices_write)
-        self.pid, self._control_fd = forked.pid, forked.control_fd
+        self.pid, self._forked = forked.pid, forked
+        if self._bot_pid is not None:
+            forked.leave_behind(self._bot_pid)
         self._loop.on_end(forked.pid, lambda end: self._ended(end, notices_read))
         self._loop.watch(notices_read, lambda: self._listen(notices_read))
         if self._finishing:
-            self._close_control()
+            self._ask_to_stop()
+
+    def watch_over(self, bot_pid: int) -> None:
+        """Should the supervisor die, the sync process kills the bot's process group."""
+        self._bot_pid = bot_pid
+        if self._forked is not None:
+            self._forked.leave_behind(bot_pid)
 
     def finish(self) -> int:
         """Asks for the final sync and waits for it; its exit code, 0 if all is stored and the claim released."""
         self._finishing = True
         if self.pid is not None:
-            self._close_control()
+            self._ask_to_stop()
         elif self._final_code is None:
             self.start()  # it had died and was to be started a little later
         self._loop.run_until(lambda: self._final_code is not None)
         assert self._final_code is not None
         return self._final_code
 
-    def _close_control(self) -> None:
-        if self._control_fd != -1:
-            os.close(self._control_fd)
-            self._control_fd = -1
+    def _ask_to_stop(self) -> None:
+        if self._forked is not None:
+            self._forked.ask_to_stop()
+            self._forked = None
 
     def _listen(self, fd: int) -> None:
         try:
@@ -124,7 +133,9 @@ class Keeper:
         self._listen(notices_fd)
         self._loop.watch(notices_fd, None)
         os.close(notices_fd)
-        self._close_control()
+        if self._forked is not None:
+            self._forked.drop()
+            self._forked = None
         self.pid = None
         if self._finishing:
             self._ended_finally(end)

@@ -43,6 +43,11 @@ class Output:
         os.set_blocking(self._read_fd, False)
         loop.watch(self._read_fd, self._pump)
 
+    @property
+    def echoed(self) -> bool:
+        """Whether nothing waits to be echoed."""
+        return self._echo.idle
+
     def abandon(self) -> None:
         """Takes what is there and reads no more."""
         self._pump()
@@ -83,6 +88,10 @@ class _Echo:
         self._dropped = 0
         self._ready = select.poll()
         self._ready.register(fd, select.POLLOUT)
+
+    @property
+    def idle(self) -> bool:
+        return not self._pending
 
     def write(self, data: bytes) -> None:
         room = ECHO_PENDING_BYTES - len(self._pending)

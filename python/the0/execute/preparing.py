@@ -86,7 +86,7 @@ class Preparing:
     def wait(self, *, grace_s: float) -> Prepared:
         """Its answer. A stop that is asked for meanwhile is passed on, and enforced after the grace period."""
         self._loop.run_until(lambda: self._answered() or self._loop.stop_asked)
-        os.close(self._forked.control_fd)
+        self._forked.ask_to_stop()
         deadline = time.monotonic() + grace_s if self._loop.stop_asked else float("inf")
         if not self._loop.run_until(self._answered, deadline=deadline):
             child.send_group(self._forked.pid, signal.SIGKILL)

@@ -34,7 +34,7 @@ def report(store: StoreSettings, sentence: str, *, bucket: str, bot_id: str) -> 
     arrived = bool(answer.poll(int(WITHIN_S * 1000))) and os.read(read_fd, 1) == b"+"
     child.send_group(forked.pid, signal.SIGKILL)
     os.close(read_fd)
-    os.close(forked.control_fd)
+    forked.drop()
     return arrived
 
 

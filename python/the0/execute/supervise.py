@@ -25,6 +25,8 @@ STRAYS_GRACE_S = 2.0
 STRAYS_KILL_S = 5.0
 DRAIN_S = 2.0
 """How long a pipe that somebody out of our reach still holds is read on after the bot's end."""
+ECHO_S = 1.0
+"""How long a reader of our stdout that lags behind is waited for at the very end."""
 
 NOT_STORED = "The bot's last state or logs did not reach the store: its log says why."
 
@@ -58,8 +60,7 @@ class _Run:
         try:
             self._get_ready(preparing.wait(grace_s=self._job.stop_grace_s))
             self._start_bot()
-            if self._keeper is not None and self._keeper.pid is None:
-                self._keeper.start()
+            self._keep_company()
             self._loop.run_until(lambda: self._end is not None or self._must_end())
             outcome = self._stop_bot()
         except Fault as fault:
@@ -71,7 +72,9 @@ class _Run:
             self._say(outcome)
         self._run_folder.write(outcome, instance=self._job.instance)
         self._log.close()
-        return self._end_sync(outcome)
+        outcome = self._end_sync(outcome)
+        self._loop.run_until(lambda: self._output.echoed, deadline=time.monotonic() + ECHO_S)
+        return outcome
 
     def _say(self, outcome: Outcome) -> None:
         """In the bot's log, once: by way of sync, or in the store directly where there is none."""
@@ -124,6 +127,15 @@ class _Run:
             )
         if early:
             self._say_go()
+
+    def _keep_company(self) -> None:
+        """After the word to go, since a fork takes a moment too."""
+        if self._keeper is None:
+            return
+        if self._launched.bot is not None:
+            self._keeper.watch_over(self._launched.bot.pid)
+        if self._keeper.pid is None:
+            self._keeper.start()
 
     def _say_go(self) -> None:
         try:
