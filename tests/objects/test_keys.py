@@ -10,9 +10,8 @@ import pytest
 from rig.minio_server import Running
 from the0.objects import admin
 from the0.objects import store as protocol
-from the0.objects.keys import check_bucket, check_key, check_prefix, folded
+from the0.objects.keys import check_bucket, check_key, check_prefix, folded, listing_start
 from the0.objects.retry import Retrying
-from the0.objects.s3 import _offset
 
 ODD = [
     "a b",
@@ -179,4 +178,4 @@ def test_metadata_is_folded_or_refused() -> None:
     ],
 )
 def test_where_a_listing_begins(prefix: str, after: str | None, start: str | None) -> None:
-    assert _offset(prefix, after) == start
+    assert listing_start(prefix, after) == start

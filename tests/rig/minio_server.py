@@ -111,7 +111,7 @@ def binary() -> Path:
         return program
     if shutil.which("go") is None:
         raise ServerError(
-            "MinIO is needed and there is no Go to build it with: install Go 1.24 or newer, "
+            "MinIO is needed and there is no Go to build it with: install Go 1.26 or newer, "
             "or set MINIO_ENDPOINT, MINIO_ACCESS_KEY and MINIO_SECRET_KEY to a running one."
         )
     folder.parent.mkdir(parents=True, exist_ok=True)

@@ -77,6 +77,26 @@ def folded(metadata: Mapping[str, str] | None) -> dict[str, str]:
     return found
 
 
+def listing_start(prefix: str, after: str | None) -> str | None:
+    """Where the store may begin so that nothing of `prefix` after `after` is missed, in whichever order it lists.
+
+    SeaweedFS lists folder by folder (there `a-` comes after all of `a/`) and passes over all of `a/` when it begins
+    after `a`. So: a beginning of `after` without characters below `/`, that ends amid a part.
+    """
+    parent = prefix.rfind("/") + 1
+    if after is None or not after.startswith(prefix):
+        start = prefix[:-1]
+    else:
+        end = next((i for i in range(len(prefix), len(after)) if after[i] < "/"), len(after)) - 1
+        while end > parent and "/" in after[end - 1 : end + 1]:
+            end -= 1
+        start = after[:end]
+    if len(start) <= parent:
+        return None
+    # Half a key may look like no key (`a/.`): then from the beginning.
+    return None if _wrong_with(start) else start
+
+
 def _wrong_with(key: str, *, open_end: bool = False) -> str | None:
     try:
         size = len(key.encode())

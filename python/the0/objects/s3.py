@@ -11,13 +11,12 @@ import os
 import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
 from the0.errors import ExitCode, Fault
-from the0.objects import replies
 from the0.objects.credentials import StoreSettings
-from the0.objects.keys import check_bucket, check_key, check_prefix, folded
+from the0.objects.in_child import in_child
+from the0.objects.keys import check_bucket, check_key, check_prefix, folded, listing_start
 from the0.objects.store import (
     Bytes,
     LocalDisk,
@@ -25,7 +24,6 @@ from the0.objects.store import (
     Object,
     ObjectInfo,
     PreconditionFailed,
-    Refused,
     TooLarge,
     Unavailable,
 )
@@ -33,11 +31,14 @@ from the0.objects.store import (
 if TYPE_CHECKING:
     from obstore.store import S3Store
 
+    from the0.objects.replies import Request
+
 MIB = 1024 * 1024
 PART_BYTES = 8 * MIB
 """Larger objects go in parts of this size, two at a time: at most 24 MiB in memory."""
 SMALL_BYTES = 256 * 1024
 _CHUNK_BYTES = MIB
+_APPEND_TIMEOUT_S = 600.0
 _ATTRIBUTES = frozenset(
     {"Content-Disposition", "Content-Encoding", "Content-Language", "Content-Type", "Cache-Control", "Storage-Class"}
 )
@@ -45,7 +46,10 @@ _ATTRIBUTES = frozenset(
 
 class S3:
     """An `ObjectStore`. A request is given up when nothing moves for `quick_timeout_s` (a whole upload of more than
-    256 KiB, or one part of it: `bulk_timeout_s`, since the client counts sending as silence)."""
+    256 KiB, or one part of it: `bulk_timeout_s`, since the client counts sending as silence).
+
+    Nothing is loaded or connected before the first call. From then on the process has threads of obstore's: one that
+    is forked from it needs a store of its own, and must not have the parent's in use."""
 
     def __init__(
         self,
@@ -157,17 +161,15 @@ class S3:
         view = memoryview(data).cast("B")
         attributes = folded(metadata)
         with self._asking("Writing", bucket, key, bulk=len(view) > SMALL_BYTES, conditional=True) as client:
-            return _etag(
-                obstore.put(
-                    client,
-                    key,
-                    view,
-                    attributes=dict(attributes),
-                    mode="create" if etag is None else {"e_tag": etag},
-                    use_multipart=False,
-                ),
-                self._request("Writing", bucket, key),
+            made = obstore.put(
+                client,
+                key,
+                view,
+                attributes=dict(attributes),
+                mode="create" if etag is None else {"e_tag": etag},
+                use_multipart=False,
             )
+            return self._etag(made, bucket, key)
 
     def list(self, bucket: str, prefix: str, *, after: str | None = None) -> Iterator[ObjectInfo]:
         """In memory whole (about 400 bytes an object) before the first is given: SeaweedFS lists folder by folder,
@@ -178,7 +180,7 @@ class S3:
         parent = prefix[: prefix.rfind("/") + 1]  # obstore takes whole parts only
         found: list[ObjectInfo] = []
         with self._asking("Listing", bucket, prefix, checked=True) as client:
-            for page in obstore.list(client, parent or None, offset=_offset(prefix, after), chunk_size=1000):
+            for page in obstore.list(client, parent or None, offset=listing_start(prefix, after), chunk_size=1000):
                 for meta in page:
                     key = meta["path"]
                     # A folder's marker (`a/`, made by consoles) is given as `a`: below its own prefix it falls away.
@@ -217,8 +219,13 @@ class S3:
                 request.failed("it changed meanwhile", "read it again"), code=ExitCode.STORE_DENIED
             )
         if info.size >= admin.SMALLEST_PART_BYTES:
-            return admin.append(
-                self._settings, bucket, key, bytes(view), former=info, metadata=attributes, request=request
+            # The other client would stay resident (24 MiB) in a process that appends every few minutes.
+            return in_child(
+                lambda: admin.append(
+                    self._settings, bucket, key, bytes(view), former=info, metadata=attributes, request=request
+                ),
+                doing=f"Appending to {bucket}/{key}",
+                timeout_s=_APPEND_TIMEOUT_S,
             )
         former = self.get(bucket, key, limit_bytes=admin.SMALLEST_PART_BYTES)
         if former.info.etag != info.etag:
@@ -236,7 +243,9 @@ class S3:
             except PreconditionFailed:
                 self._conditional_put_checked = True
                 return
-        raise replies.unsuitable(self._request("Conditional writing of", bucket, key))
+        from the0.objects.replies import unsuitable
+
+        raise unsuitable(self._request("Conditional writing of", bucket, key))
 
     def ensure_bucket(self, bucket: str) -> None:
         from the0.objects import admin
@@ -252,18 +261,23 @@ class S3:
         import obstore
 
         with self._asking("Writing", bucket, key, bulk=size > SMALL_BYTES) as client:
-            return _etag(
-                obstore.put(
-                    client,
-                    key,
-                    source,
-                    attributes=dict(metadata),
-                    use_multipart=size > PART_BYTES,
-                    chunk_size=PART_BYTES,
-                    max_concurrency=2,
-                ),
-                self._request("Writing", bucket, key),
+            made = obstore.put(
+                client,
+                key,
+                source,
+                attributes=dict(metadata),
+                use_multipart=size > PART_BYTES,
+                chunk_size=PART_BYTES,
+                max_concurrency=2,
             )
+            return self._etag(made, bucket, key)
+
+    def _etag(self, made: Any, bucket: str, key: str) -> str:
+        if not made["e_tag"]:
+            from the0.objects.replies import unsuitable
+
+            raise unsuitable(self._request("Writing", bucket, key))
+        return str(made["e_tag"])
 
     def _check_size(self, bucket: str, info: ObjectInfo, limit_bytes: int) -> None:
         if info.size > limit_bytes:
@@ -273,8 +287,10 @@ class S3:
                 code=ExitCode.STORE_DENIED,
             )
 
-    def _request(self, operation: str, bucket: str, key: str, *, conditional: bool = False) -> replies.Request:
-        return replies.Request(operation=operation, bucket=bucket, key=key, store=self.name, conditional=conditional)
+    def _request(self, operation: str, bucket: str, key: str, *, conditional: bool = False) -> Request:
+        from the0.objects.replies import Request
+
+        return Request(operation=operation, bucket=bucket, key=key, store=self.name, conditional=conditional)
 
     @contextmanager
     def _asking(
@@ -298,9 +314,11 @@ class S3:
         except Fault:
             raise
         except (BaseError, OSError, ValueError) as reason:
+            from the0.objects.replies import fault
+
             request = self._request(operation, bucket, key, conditional=conditional)
             # Not chained: the client's text may quote the request, and a traceback would print it.
-            raise replies.fault(request, str(reason), kind=type(reason).__name__) from None
+            raise fault(request, str(reason), kind=type(reason).__name__) from None
 
     def _client(self, bucket: str, *, bulk: bool) -> S3Store:
         with self._lock:
@@ -340,13 +358,20 @@ class S3:
             conditional_put="etag",
             client_options={
                 "allow_http": not settings.use_ssl,
-                "connect_timeout": timedelta(seconds=self._connect_timeout_s),
-                "read_timeout": timedelta(seconds=self._bulk_timeout_s if bulk else self._quick_timeout_s),
-                "timeout": timedelta(hours=2),
+                # Without TLS no certificate is looked at; said so, the client does not load the system's CAs, which
+                # takes 4 ms a bucket and fails where there are none.
+                "allow_invalid_certificates": not settings.use_ssl,
+                "connect_timeout": _duration(self._connect_timeout_s),
+                "read_timeout": _duration(self._bulk_timeout_s if bulk else self._quick_timeout_s),
+                "timeout": "2h",
                 "user_agent": "the0-runtime",
             },
             retry_config={"max_retries": 0},
         )
+
+
+def _duration(seconds: float) -> str:
+    return f"{round(seconds * 1000)}ms"
 
 
 def _info(meta: Any, attributes: Mapping[Any, str]) -> ObjectInfo:
@@ -357,36 +382,6 @@ def _info(meta: Any, attributes: Mapping[Any, str]) -> ObjectInfo:
         modified_s=meta["last_modified"].timestamp(),
         metadata={name: value for name, value in attributes.items() if name not in _ATTRIBUTES},
     )
-
-
-def _etag(result: Any, request: replies.Request) -> str:
-    etag = result["e_tag"]
-    if not etag:
-        raise replies.unsuitable(request)
-    return str(etag)
-
-
-def _offset(prefix: str, after: str | None) -> str | None:
-    """Where the store may begin so that nothing of `prefix` after `after` is missed, in whichever order it lists.
-
-    SeaweedFS lists folder by folder (there `a-` comes after all of `a/`) and passes over all of `a/` when it begins
-    after `a`. So: a beginning of `after` without characters below `/`, that ends amid a part.
-    """
-    parent = prefix.rfind("/") + 1
-    if after is None or not after.startswith(prefix):
-        start = prefix[:-1]
-    else:
-        end = next((i for i in range(len(prefix), len(after)) if after[i] < "/"), len(after)) - 1
-        while end > parent and "/" in after[end - 1 : end + 1]:
-            end -= 1
-        start = after[:end]
-    if len(start) <= parent:
-        return None
-    try:
-        check_key(start)
-    except Refused:
-        return None  # half a key may look like no key (`a/.`): then from the beginning
-    return start
 
 
 def _local_disk(operation: str, bucket: str, key: str, reason: OSError) -> LocalDisk:

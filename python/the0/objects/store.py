@@ -76,8 +76,9 @@ class Unavailable(Transient):
 
 
 class ObjectStore(Protocol):
-    """Every method may be called from any thread and may raise `Unavailable` and `Denied`.
-    Errors name operation, bucket, key and remedy; never a credential."""
+    """Every method may be called from any thread and may raise `Unavailable` and `Denied`, and `Refused` for what not
+    every store can hold (see `keys.py`). Errors name operation, bucket, key and remedy; never a credential.
+    No key may be the beginning, up to a `/`, of another: the folder store refuses that, MinIO hides the longer one."""
 
     @property
     def name(self) -> str:
@@ -139,6 +140,7 @@ class ObjectStore(Protocol):
 
     def check_conditional_put(self, bucket: str, key: str) -> None:
         """One cheap probe: an `If-None-Match: *` on a key that exists (it is made if missing) must fail with a precondition error.
+        A store that ignores the condition overwrites the key, so it must be one made for this.
         Raises Unsuitable, naming the store and the remedy. Remembered for the life of the store object."""
         ...
 
