@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from the0 import names
+from the0.execute.languages import LANGUAGES
 
 ROOT = Path(__file__).resolve().parents[2]
 DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -138,6 +139,11 @@ def test_every_variable_is_documented_and_every_documented_one_exists() -> None:
         documented - variables - set(re.findall(r"\b[A-Z_]{4,}\b", (ROOT / "python/the0/errors.py").read_text()))
         == set()
     )
+
+
+def test_every_language_is_documented() -> None:
+    rows = re.findall(r"^\| (`[a-z].*?) \|", (ROOT / "docs" / "operating.md").read_text(), re.MULTILINE)
+    assert set(re.findall(r"`([a-z]+[0-9a-z.-]*)`", " ".join(rows))) >= set(LANGUAGES)
 
 
 def test_commands_of_the_readme_exist() -> None:
