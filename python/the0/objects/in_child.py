@@ -80,8 +80,11 @@ def _ended(pid: int) -> bool:
     """Waits a little for a child that has said all."""
     for pause_s in (0.0, 0.001, 0.01, 0.1):
         time.sleep(pause_s)
-        if os.waitpid(pid, os.WNOHANG)[0]:
-            return True
+        try:
+            if os.waitpid(pid, os.WNOHANG)[0]:
+                return True
+        except ChildProcessError:
+            return True  # reaped by a loop that reaps all
     return False
 
 
