@@ -187,7 +187,7 @@ fn expected(world: &World) -> Vec<(Vec<u8>, char, u16, u64)> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(200))]
+    #![proptest_config(common::cases(200))]
 
     #[test]
     fn nothing_comes_back_and_nothing_is_lost(steps in steps()) {

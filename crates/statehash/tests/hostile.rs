@@ -13,7 +13,7 @@ use statehash::block::BLOCK;
 use statehash::compare::differences;
 use statehash::error::Error;
 use statehash::replay::{Limits, Replay};
-use statehash::segment::{Record, Segment};
+use statehash::segment::{Record, Records, Segment};
 use statehash::unpack::Restore;
 
 /// A destination among things that must stay as they are.
@@ -194,46 +194,66 @@ fn what_is_incomplete_is_refused_at_the_end() {
     }
 }
 
+/// One record, or a large file's with some of its blocks; mostly such as could stand in a segment of ours.
 fn record() -> impl Strategy<Value = Vec<u8>> {
-    let path = prop::sample::select(vec![&b"a"[..], b"a/b", b"a/b/c", b"b", b"c", b"c/d", b"../x", b"l/x", b"l"]);
+    let path = prop::sample::select(vec![&b"a"[..], b"a/b", b"a/b/c", b"b", b"c", b"c/d", b"l/x", b"l"]);
     let mode = prop::sample::select(vec![0u16, 0o644, 0o4755, 0o400]);
     let data = prop::sample::select(vec![0usize, 1, 70, BLOCK - 1, BLOCK]);
-    let index = prop::sample::select(vec![0u32, 1, 2, 3, u32::MAX]);
     let size = prop::sample::select(vec![0u64, 1, 70, 65_536, 65_537, 131_142, 200_000]);
     let put = |record: Record<'_>| {
         let mut out = Vec::new();
         record.put(&mut out);
         out
     };
-    prop_oneof![
-        (path.clone(), mode.clone(), data.clone()).prop_map(move |(path, mode, n)| put(Record::File {
-            path,
-            mode,
-            mtime: 5,
-            content: &vec![1; n]
-        })),
-        (path.clone(), mode.clone(), size, any::<bool>(), 0u32..3, data.clone()).prop_map(
-            move |(path, mode, size, fresh, index, n)| {
-                let mut out = put(Record::Meta { path, mode, mtime: 5, size, fresh });
-                out.extend(put(Record::Zero { index: 0, count: (size.div_ceil(BLOCK as u64) as u32).min(2) }));
-                if n > 0 {
-                    out.extend(put(Record::Block { index, data: &vec![2; n] }));
-                }
-                out
+    let file = (path.clone(), mode.clone(), data)
+        .prop_map(move |(path, mode, n)| put(Record::File { path, mode, mtime: 5, content: &vec![1; n] }));
+    let large = (path.clone(), mode.clone(), size, any::<bool>(), 0u8..16).prop_map(move |(path, mode, size, fresh, lacking)| {
+        let mut out = put(Record::Meta { path, mode, mtime: 5, size, fresh });
+        for index in 0..size.div_ceil(BLOCK as u64) as u32 {
+            let data = vec![index as u8; statehash::block::length(size, index.into())];
+            if lacking != index as u8 {
+                out.extend(if index == 1 {
+                    put(Record::Zero { index, count: 1 })
+                } else {
+                    put(Record::Block { index, data: &data })
+                });
             }
-        ),
-        (index.clone(), 1..BLOCK).prop_map(move |(index, n)| put(Record::Block { index, data: &vec![3; n] })),
-        (index.clone(), index).prop_map(move |(index, count)| put(Record::Zero { index, count })),
-        (path.clone(), mode.clone()).prop_map(move |(path, mode)| put(Record::Attr { path, mode, mtime: 6 })),
-        (path.clone(), mode).prop_map(move |(path, mode)| put(Record::Dir { path, mode, mtime: 7 })),
-        path.clone().prop_map(move |path| put(Record::Link { path, mtime: 8, target: b"../elsewhere" })),
-        path.prop_map(move |path| put(Record::Drop { path })),
-        prop::collection::vec(any::<u8>(), 0..30),
+        }
+        out
+    });
+    let hostile = prop_oneof![
+        Just(put(Record::File { path: b"../x", mode: 0, mtime: 0, content: b"" })),
+        (0u32..4, 1..BLOCK).prop_map(move |(index, n)| put(Record::Block { index, data: &vec![3; n] })),
+        (any::<u32>(), any::<u32>()).prop_map(move |(index, count)| put(Record::Zero { index, count })),
+        prop::collection::vec(any::<u8>(), 1..30),
+    ];
+    prop_oneof![
+        40 => file,
+        30 => large,
+        20 => (path.clone(), mode.clone()).prop_map(move |(path, mode)| put(Record::Attr { path, mode, mtime: 6 })),
+        40 => (path.clone(), mode).prop_map(move |(path, mode)| put(Record::Dir { path, mode, mtime: 7 })),
+        20 => path.clone().prop_map(move |path| put(Record::Link { path, mtime: 8, target: b"../elsewhere" })),
+        20 => path.prop_map(move |path| put(Record::Drop { path })),
+        1 => hostile,
     ]
 }
 
+/// A segment that describes the folders which the catalog knows only by what lies in them.
+fn described(listing: &Replay<()>) -> Option<Segment> {
+    let tree = &listing.catalog().tree;
+    let mut cursor = statehash::tree::Cursor::new(tree);
+    let mut paths = Vec::new();
+    while let Some((path, node)) = cursor.next(tree) {
+        if node.dir().is_some() && node.meta.racy {
+            paths.push(path);
+        }
+    }
+    let records: Vec<_> = paths.iter().map(|path| Record::Dir { path, mode: 0o750, mtime: 9 }).collect();
+    (!records.is_empty()).then(|| segment(&records))
+}
+
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(400))]
+    #![proptest_config(common::cases(400))]
 
     #[test]
     fn any_records_at_all(raws in prop::collection::vec(prop::collection::vec(record(), 1..12), 1..4)) {
@@ -242,8 +262,18 @@ proptest! {
         let mut restoring = Restore::new(folder(&dest), NO_LIMITS);
         let mut listing = Replay::new((), NO_LIMITS);
         let mut ok = true;
-        for records in raws {
-            let s = raw_segment(&records.concat(), records.len() as u64);
+        let count = raws.len();
+        for n in 0..=count {
+            let s = match raws.get(n) {
+                Some(records) => {
+                    let raw = records.concat();
+                    raw_segment(&raw, Records::new(&raw).count() as u64)
+                }
+                None => match described(&listing) {
+                    Some(s) => s,
+                    None => break,
+                },
+            };
             let result = restoring.apply(&s.bytes, "k", &name(&s), 1, &|| Ok(()));
             prop_assert_eq!(&result, &listing.apply(&s.bytes, "k", &name(&s), 1, &|| Ok(())));
             ok &= result.is_ok();

@@ -183,7 +183,7 @@ fn damage_never_passes() {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(300))]
+    #![proptest_config(common::cases(300))]
 
     /// A base with bytes changed and the checksum made right again, as somebody who knows the format could do.
     #[test]

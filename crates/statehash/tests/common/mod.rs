@@ -15,6 +15,11 @@ use statehash::segment::{compress, Builder, Record, Segment};
 use statehash::tree::{Body, Cursor, Tree};
 use statehash::unpack::Restore;
 
+/// Failures are to be fixed, not kept beside the tests.
+pub fn cases(cases: u32) -> proptest::test_runner::Config {
+    proptest::test_runner::Config { cases, failure_persistence: None, ..Default::default() }
+}
+
 pub const NO_LIMITS: Limits = Limits { max_bytes: None, max_entries: u64::MAX };
 
 pub fn folder(path: &Path) -> OwnedFd {
