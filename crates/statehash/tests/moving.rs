@@ -112,7 +112,7 @@ fn names_that_become_links_to_elsewhere() {
     });
     let dest = tmp.path().join("last");
     fs::create_dir(&dest).expect("mkdir");
-    for n in 0..segments.len() {
+    for n in (0..segments.len()).step_by(10) {
         fs::remove_dir_all(&dest).expect("remove");
         fs::create_dir(&dest).expect("mkdir");
         // Some prefixes are no whole state; what they hold is looked at all the same.
