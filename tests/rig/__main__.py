@@ -15,15 +15,15 @@ def main() -> None:
     kind = sys.argv[1] if len(sys.argv) > 1 else "minio"
     if kind not in kinds:
         sys.exit(f"{kind!r} is no store of the rig: choose one of {', '.join(kinds)}.")
-    with kinds[kind]() as running:
-        for name, value in running.environ.items():
-            print(f"export {name}={value}")
-        sys.stdout.flush()
-        signal.signal(signal.SIGTERM, signal.default_int_handler)
-        try:
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        with kinds[kind]() as running:
+            for name, value in running.environ.items():
+                print(f"export {name}={value}")
+            sys.stdout.flush()
             signal.pause()
-        except KeyboardInterrupt:
-            pass
+    except KeyboardInterrupt:
+        pass  # how it is meant to end
 
 
 main()
