@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from the0.errors import ExitCode, Fatal, clip
 
@@ -25,15 +25,11 @@ class Target:
     """A path within the code."""
     find: Callable[[str], str | None]
     part: str = ""
-    """What of the entrypoint is to be run, see `Language.divide`."""
+    """What of that file is to be run: a class in a jar; "" for what the file itself says."""
 
     @property
     def file(self) -> str:
         return os.path.join(self.folder, self.entrypoint)
-
-
-def _whole(entrypoint: str) -> tuple[str, str]:
-    return entrypoint, ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,11 +41,9 @@ class Language:
     """Whether the program is started before the code is there, waits on WORD_FD, and touches nothing of the bot before."""
     executable: bool = False
     """Whether the entrypoint itself is what is executed."""
-    divide: Callable[[str], tuple[str, str]] = _whole
-    """ENTRYPOINT as a path within the code, and what is to be run of that file ("" for all of it)."""
     folders: bool = False
     """Whether an entrypoint may be a folder, too."""
-    environment: Mapping[str, str] = field(default_factory=dict)
+    environment: Callable[[], Mapping[str, str]] = dict
     """More variables for the bot's process."""
 
 
@@ -140,42 +134,48 @@ def _has_entries(folder: str) -> bool:
         return False  # not there
 
 
+def _dotnet_environment() -> dict[str, str]:
+    environment = {"DOTNET_NOLOGO": "1", "DOTNET_CLI_TELEMETRY_OPTOUT": "1"}
+    if not _has_icu():
+        # Without its libraries .NET does not even start, unless it is told to know no cultures.
+        environment["DOTNET_SYSTEM_GLOBALIZATION_INVARIANT"] = "1"
+    return environment
+
+
+def _has_icu() -> bool:
+    triplet = getattr(sys.implementation, "_multiarch", "")
+    for folder in (f"/usr/lib/{triplet}", f"/lib/{triplet}", "/usr/lib64", "/lib64", "/usr/lib", "/usr/local/lib"):
+        try:
+            if any(name.startswith("libicuuc.so.") for name in os.listdir(folder)):
+                return True
+        except OSError:
+            continue  # this machine keeps its libraries elsewhere
+    return False
+
+
 def _java(target: Target) -> list[str]:
     program = _needed(target, "java", "Java 17")
     if not target.part:
         return [program, "-jar", target.file]
-    return [program, "-cp", target.file, target.part]
-
-
-def _jar_and_class(entrypoint: str) -> tuple[str, str]:
-    """`FILE.jar:Main.Class` divided. Fatal (ENTRYPOINT) for what is no class name; an option to `java` is none."""
-    jar, colon, name = entrypoint.partition(".jar:")
-    if not colon:
-        return entrypoint, ""
-    if not all(part.replace("$", "_").isidentifier() for part in name.split(".")):
+    if not all(part.replace("$", "_").isidentifier() for part in target.part.split(".")):
+        # Also what `java` would take for an option.
         raise Fatal(
-            f"ENTRYPOINT is {clip(entrypoint)!r}, and {clip(name)!r} is no name of a class: write FILE.jar or "
-            "FILE.jar:Main.Class.",
+            f"The entrypoint names {clip(target.part)!r}, which is no class: write FILE.jar or FILE.jar:Main.Class.",
             code=ExitCode.ENTRYPOINT,
         )
-    return f"{jar}.jar", name
+    return [program, "-cp", target.file, target.part]
 
 
 _PYTHON = Language(
     bot=_python_bot,
     query=_python_query,
     early=True,
-    environment={"PYTHONDONTWRITEBYTECODE": "1"},
+    environment=lambda: {"PYTHONDONTWRITEBYTECODE": "1"},
 )
 _NODE = Language(bot=_node_bot, query=_node_query, early=True)
 _NATIVE = Language(bot=_native, query=_native, executable=True)
-_DOTNET = Language(
-    bot=_dotnet,
-    query=_dotnet,
-    folders=True,
-    environment={"DOTNET_NOLOGO": "1", "DOTNET_CLI_TELEMETRY_OPTOUT": "1"},
-)
-_SCALA = Language(bot=_java, query=_java, divide=_jar_and_class)
+_DOTNET = Language(bot=_dotnet, query=_dotnet, folders=True, environment=_dotnet_environment)
+_JVM = Language(bot=_java, query=_java)
 
 LANGUAGES: Mapping[str, Language] = {
     "python3.11": _PYTHON,
@@ -185,5 +185,5 @@ LANGUAGES: Mapping[str, Language] = {
     "cpp-gcc13": _NATIVE,
     "ghc96": _NATIVE,
     "dotnet8": _DOTNET,
-    "scala3": _SCALA,
+    "scala3": _JVM,
 }

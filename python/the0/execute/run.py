@@ -36,6 +36,7 @@ def execute(environ: Mapping[str, str], *, skip_sync: bool) -> int:
     child.fill_standard_descriptors()
     privacy.set_non_dumpable()
     instance = os.urandom(16).hex()
+    report = _never if skip_sync else lambda outcome: _report(environ, outcome)
     try:
         paths = settings.read_paths(environ)
         # Before anything is touched: where another run holds it, the folders are that one's.
@@ -44,8 +45,9 @@ def execute(environ: Mapping[str, str], *, skip_sync: bool) -> int:
         log = BotLogWriter(paths.logs)
     except Fault as fault:
         _tell(fault.sentence)
+        if fault.code == ExitCode.LOCAL_DISK:
+            report(Outcome(by="runtime", code=int(fault.code), reason=fault.sentence))
         return int(fault.code)
-    report = _never if skip_sync else lambda outcome: _report(environ, outcome)
     try:
         ours = settings.read_execute(environ, skip_sync=skip_sync)
         job = _job(ours, environ, instance=instance, lock_fd=lock_fd, report=report)
@@ -115,7 +117,10 @@ def _job(
         language=row,
         argv=row.bot(
             Target(
-                folder=ours.paths.code, entrypoint=file, find=lambda name: find_program(name, path=environment["PATH"])
+                folder=ours.paths.code,
+                entrypoint=file,
+                part=target.divided(bot.entrypoint)[1],
+                find=lambda name: find_program(name, path=environment["PATH"]),
             )
         ),
         environment=environment,
@@ -179,7 +184,7 @@ def _environment(ours: ExecuteSettings, environ: Mapping[str, str], row: Languag
         names.CODE_MOUNT_DIR: paths.code.lstrip("/"),
         names.SCRIPT_PATH: bot.entrypoint,
         names.ENTRYPOINT_TYPE: "bot",
-        **row.environment,
+        **row.environment(),
     }
     for name, value in environment.items():
         if len(name) + len(os.fsencode(value)) + 2 > LONGEST_VARIABLE_BYTES:

@@ -115,7 +115,8 @@ class _Run:
         self._fenced = True
 
     def _start_bot(self) -> None:
-        target.check(self._job.folder, self._job.file, executable=self._job.language.executable)
+        row = self._job.language
+        target.check(self._job.folder, self._job.file, executable=row.executable, folders=row.folders)
         early = self._launched.bot is not None
         spawned = self._launched.bot or self._spawn_bot()
         failure = child.exec_failure(spawned)
@@ -232,7 +233,8 @@ class _Run:
             self._loop.run_until(none_left, deadline=time.monotonic() + within_s)
 
     def _strays(self) -> set[int]:
-        return set(child.children()) - {self._keeper.pid if self._keeper is not None else None}
+        kept = {self._keeper.pid if self._keeper is not None else None}
+        return set(child.children()) - self._launched.not_ours - kept
 
     def _end_sync(self, outcome: Outcome) -> Outcome:
         if self._keeper is None:

@@ -36,8 +36,15 @@ def is_complete(folder: str) -> bool:
     return bool(present) and STAGING not in present
 
 
+def divided(entrypoint: str) -> tuple[str, str]:
+    """`FILE.jar:Main.Class` as its file and the class to run; any other entrypoint is a file, and ""."""
+    jar, colon, part = entrypoint.partition(".jar:")
+    return (f"{jar}.jar", part) if colon else (entrypoint, "")
+
+
 def entry_file(entrypoint: str) -> str:
     """The path within the code that ENTRYPOINT names, normalised. Fatal (ENTRYPOINT) if it leaves the code."""
+    entrypoint, _ = divided(entrypoint)
     parts = [part for part in entrypoint.split("/") if part not in ("", ".")]
     if entrypoint.startswith("/") or ".." in parts or not parts or "\0" in entrypoint:
         raise Fatal(
@@ -48,16 +55,18 @@ def entry_file(entrypoint: str) -> str:
 
 
 def exists(folder_fd: int, file: str) -> bool:
-    """Whether the regular file is there, reached through no link."""
-    try:
-        os.close(files.open_beneath(folder_fd, file))
-    except OSError:
-        return False
-    return True
+    """Whether the regular file or folder is there, reached through no link."""
+    for opened in (files.open_beneath, files.open_folder_beneath):
+        try:
+            os.close(opened(folder_fd, file))
+        except OSError:
+            continue  # it is the other kind, or not there
+        return True
+    return False
 
 
-def check(folder: str, file: str, *, executable: bool) -> None:
-    """That CODE_PATH holds the entrypoint, made executable if it is to be. Fatal (ENTRYPOINT)."""
+def check(folder: str, file: str, *, executable: bool, folders: bool = False) -> None:
+    """That CODE_PATH holds the entrypoint, made executable if it is to be; `folders`: it may be one. Fatal (ENTRYPOINT)."""
     path = os.path.join(folder, file)
     try:
         mode = os.stat(path).st_mode  # a person's own code in CODE_PATH may be links
@@ -67,7 +76,7 @@ def check(folder: str, file: str, *, executable: bool) -> None:
             "or deploy the bot again.",
             code=ExitCode.ENTRYPOINT,
         ) from failure
-    if not stat.S_ISREG(mode):
+    if not stat.S_ISREG(mode) and not (folders and stat.S_ISDIR(mode)):
         raise Fatal(
             f"The entrypoint {clip(file)!r} in {folder} is no file: correct the entrypoint.", code=ExitCode.ENTRYPOINT
         )
