@@ -73,14 +73,15 @@ class Running:
         self.process.send_signal(number)
 
     def children(self) -> dict[str, int]:
-        """Our forked children by name (`the0-sync`), the bot as `bot`."""
+        """Our forked children by name (`the0-sync`), a bot that a wrapper runs as `bot`."""
         found = {}
         for pid in Path(f"/proc/{self.process.pid}/task/{self.process.pid}/children").read_text().split():
             try:
                 name = Path(f"/proc/{pid}/comm").read_text().strip()
+                wrapped = "/wrappers/" in Path(f"/proc/{pid}/cmdline").read_text()
             except OSError:
                 continue  # it has just ended
-            found[name if name.startswith("the0-") else "bot"] = int(pid)
+            found["bot" if wrapped else name] = int(pid)
         return found
 
     def child(self, name: str) -> int:

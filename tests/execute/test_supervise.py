@@ -186,6 +186,15 @@ def test_orphans_are_reaped_and_strays_are_killed(place: Place) -> None:
     assert time.monotonic() - begun < 10
 
 
+def test_children_from_before_are_left_alone(place: Place) -> None:
+    place.put_bot("print('hi')")
+    place.command = ["/bin/sh", "-c", f"sleep 61 >/dev/null 2>&1 & echo $! >&2; exec {' '.join(place.command)}"]
+    ended = place.run()
+    neighbour = int(ended.err)
+    assert (ended.code, gone(neighbour)) == (0, False)
+    os.kill(neighbour, signal.SIGKILL)
+
+
 def test_the_supervisors_death_ends_everything(place: Place) -> None:
     place.put_bot("""
         import multiprocessing, subprocess, sys, time

@@ -55,6 +55,8 @@ class Launched:
     word_fd: int = -1
     """Where an early program waits for the word to go; -1 once it was given."""
     bot: child.Spawned | None = None
+    not_ours: frozenset[int] = frozenset()
+    """Children that this process had before: whoever exec'd us may have left some, and they are none of a bot's."""
 
     def spawn_bot(self, job: Job, *, word_fd: int | None = None) -> child.Spawned:
         self.bot = child.spawn(
@@ -77,10 +79,11 @@ class Launched:
 def launch(job: Job) -> Launched:
     """Begins to fetch code and state, and starts the bot's interpreter where that can wait for them. Raises Fatal (INTERNAL) where
     this machine starts no more processes; nothing is running then."""
+    not_ours = frozenset(child.children())
     try:
         begun = preparing.begin(job.prepare, keep_fds=job.shared_fds)
         read_fd, write_fd = os.pipe()
-        launched = Launched(begun, output_read_fd=read_fd, output_write_fd=write_fd)
+        launched = Launched(begun, output_read_fd=read_fd, output_write_fd=write_fd, not_ours=not_ours)
         if job.language.early:
             word_read, launched.word_fd = os.pipe()
             launched.spawn_bot(job, word_fd=word_read)
