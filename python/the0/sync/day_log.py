@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import re
+from collections import deque
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Final
@@ -26,8 +27,9 @@ APPEND_EVERY_S: Final = 300.0
 STEP_BYTES: Final = 8 << 20
 """At most so much goes into an object at once, for the sake of memory."""
 DELETES_A_STEP: Final = 100
+LARGE_BYTES: Final = 64 << 20
 _CACHE_BYTES: Final = 256 << 10
-_CACHED_PIECE_BYTES: Final = 32 << 10
+_CACHED_PIECE_BYTES: Final = 8 << 10
 _EPOCHS_KEPT: Final = 32
 _ORPHANS_KEPT: Final = 16
 PIECE_LIMIT_BYTES: Final = 32 << 20
@@ -94,19 +96,22 @@ class _Day:
 
 
 class DayLogs:
-    """Consolidates one bot's days; for one thread. Methods raise the store's errors, and may then be called again."""
+    """Consolidates one bot's days. `shipped` may be called while another thread is in one of the other methods. Methods
+    raise the store's errors, and may then be called again."""
 
     def __init__(self, store: ObjectStore, *, bucket: str, bot_id: str) -> None:
         self._store = store
         self._bucket = bucket
         self._bot_id = bot_id
         self._days: dict[str, _Day] = {}
+        self._shipped: deque[tuple[str, PieceId, int, bytes | None, float]] = deque()
         self._recent: dict[tuple[str, PieceId], bytes] = {}
         self._recent_bytes = 0
 
     @property
     def settled(self) -> bool:
         """Whether every known piece is in its object and deleted."""
+        self._take_shipped()
         return not any(day.pieces for day in self._days.values())
 
     def look(self, *, now_s: float) -> None:
@@ -127,15 +132,18 @@ class DayLogs:
 
     def shipped(self, name: str, piece: PieceId, data: bytes, *, now_s: float) -> None:
         """A piece is in the store."""
-        self._note(name, piece, len(data), now_s=now_s)
-        if len(data) <= _CACHED_PIECE_BYTES and self._recent_bytes + len(data) <= _CACHE_BYTES:
-            # A quiet bot's lines need not come back from the store a minute later.
-            if (name, piece) not in self._recent:
-                self._recent_bytes += len(data)
-            self._recent[name, piece] = data
+        # A quiet bot's lines need not come back from the store a minute later.
+        kept = data if len(data) <= _CACHED_PIECE_BYTES else None
+        self._shipped.append((name, piece, len(data), kept, now_s))
+
+    def is_large(self, name: str) -> bool:
+        """Whether a step of that day may take long: the store copies the object each time."""
+        day = self._days.get(name)
+        return day is not None and (day.size or 0) >= LARGE_BYTES
 
     def due(self, *, now_s: float, at_once: bool = False) -> str | None:
         """A day whose object should take a step now; `at_once`: any that is not settled."""
+        self._take_shipped()
         today = lines.day(now_s)
         for name in sorted(self._days):
             day = self._days[name]
@@ -202,6 +210,14 @@ class DayLogs:
             if named is not None:
                 found[named] = info.size
         return found
+
+    def _take_shipped(self) -> None:
+        while self._shipped:
+            name, piece, size, data, now_s = self._shipped.popleft()
+            self._note(name, piece, size, now_s=now_s)
+            if data is not None and self._recent_bytes + size <= _CACHE_BYTES and (name, piece) not in self._recent:
+                self._recent[name, piece] = data
+                self._recent_bytes += size
 
     def _note(self, name: str, piece: PieceId, size: int, *, now_s: float) -> None:
         day = self._days.get(name)

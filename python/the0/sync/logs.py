@@ -62,6 +62,8 @@ class LogShipper:
         self._looked_day = ""
         self._looked_again = False
         self._stepping: str | None = None
+        self._beside: threading.Thread | None = None
+        """A step that takes long: lines go on being shipped meanwhile."""
         self._collecting = _Attempts()
         self._shipping = _Attempts()
         self._consolidating = _Attempts()
@@ -100,8 +102,10 @@ class LogShipper:
             if down_s >= WORTH_SAYING_S and self._shipping.trouble is None:
                 message = f"log lines could not be stored for {down_s:.0f} s; they were kept here and follow now"
                 self._collector.say(message, level="warn", now_s=now_s)
-        if not self._fenced.is_set() and self._consolidating.due(now_s):
+        if not self._fenced.is_set() and not self._is_busy() and self._consolidating.due(now_s):
             more |= self._consolidating.make(self._consolidate, now_s)
+            if self._beside is not None:
+                self._beside.start()
         return 0.0 if more else TICK_S
 
     def finish(self, deadline_s: float) -> bool:
@@ -133,7 +137,9 @@ class LogShipper:
 
     def _settled(self) -> bool:
         shipped = self._collector.settled and not self._spool.open_bytes and not self._spool.pieces()
-        return shipped and (self._fenced.is_set() or self._days.settled) and self.trouble is None
+        if self._fenced.is_set():
+            return shipped
+        return shipped and not self._is_busy() and self._days.settled and self.trouble is None
 
     def _collect_last(self, now_s: float) -> bool:
         if self._collector.collect(now_s):
@@ -165,10 +171,17 @@ class LogShipper:
 
     def _consolidate(self, now_s: float) -> bool:
         self._look(now_s)
-        return self._step(self._stepping or self._days.due(now_s=now_s), now_s)
+        day = self._stepping or self._days.due(now_s=now_s)
+        if day is None or not self._days.is_large(day):
+            return self._step(day, now_s)
+        self._beside = threading.Thread(target=self._step_beside, args=(day, now_s), name="logs-day", daemon=True)
+        return False
+
+    def _step_beside(self, day: str, now_s: float) -> None:
+        self._consolidating.make(lambda now_s: self._step(day, now_s), now_s)
 
     def _consolidate_last(self, now_s: float) -> bool:
-        if self._fenced.is_set():
+        if self._fenced.is_set() or self._is_busy():
             return False
         self._look(now_s)
         return self._step(self._days.due(now_s=now_s, at_once=True), now_s)
@@ -180,6 +193,13 @@ class LogShipper:
         if self._days.step(day, now_s=now_s):
             self._stepping = day
         return True
+
+    def _is_busy(self) -> bool:
+        """Whether a step beside us still runs."""
+        if self._beside is not None and self._beside.is_alive():
+            return True
+        self._beside = None
+        return False
 
     def _look(self, now_s: float) -> None:
         today = lines.day(now_s)

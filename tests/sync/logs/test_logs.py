@@ -275,3 +275,36 @@ def test_lines_of_ours_come_from_any_thread_and_each_once(station: Station) -> N
     for who in range(4):
         mine = [message for message in found if message.startswith(f"{who}-")]
         assert mine == [f"{who}-{number}" for number in range(50)]
+
+
+def test_a_step_that_takes_long_delays_no_line(station: Station, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The store copies a large object at every step; lines must not wait for that."""
+    monkeypatch.setattr(day_log, "REWRITE_BELOW_BYTES", 10)
+    monkeypatch.setattr(day_log, "LARGE_BYTES", 20)
+    go_on = threading.Event()
+
+    class Slow(Watched):
+        def __getattr__(self, name: str) -> Any:
+            act = super().__getattr__(name)
+            if name == "append":
+                return lambda *args, **kwargs: go_on.wait(30) and act(*args, **kwargs)
+            return act
+
+    shipper = station.shipper(store=Slow(station.store))
+    station.print(0)
+    station.run(shipper, 20)
+    assert station.day_object() == line(0)
+    station.print(1)
+    station.run(shipper, 330)
+    assert "logs-day" in {thread.name for thread in threading.enumerate()}
+    for number in range(2, 8):
+        station.print(number)
+        station.run(shipper, 4)
+        assert station.numbers() == list(range(number + 1))
+    assert station.day_object() == line(0)
+    assert not shipper.finish(0.01)
+    assert station.numbers() == list(range(8))
+    go_on.set()
+    assert shipper.finish(10)
+    assert station.day_object() == b"".join(line(number) for number in range(8))
+    assert station.stored() == [f"logs/{BOT}/{DAY}.log"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
@@ -64,7 +65,7 @@ def live(station: Station, store: Watched, *, epochs: Iterator[int]) -> None:
 
 @pytest.mark.parametrize("respawned", [True, False], ids=["same epoch", "next epoch"])
 def test_each_line_once_wherever_the_process_dies(
-    station: Station, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch, respawned: bool
+    station: Station, memory: Path, monkeypatch: pytest.MonkeyPatch, respawned: bool
 ) -> None:
     # The folder store grows objects of any size: so both ways of consolidating are gone through in one short life.
     monkeypatch.setattr(day_log, "REWRITE_BELOW_BYTES", 40)
@@ -78,7 +79,8 @@ def test_each_line_once_wherever_the_process_dies(
     def begin(number: int) -> Station:
         bucket = f"{station.bucket}-{number}"
         station.store.ensure_bucket(bucket)
-        return Station(store=station.store, bucket=bucket, base=tmp_path_factory.mktemp("life"))
+        (memory / bucket).mkdir()
+        return Station(store=station.store, bucket=bucket, base=memory / bucket)
 
     whole = begin(0)
     counted = Watched(station.store)

@@ -79,7 +79,7 @@ def test_kill_9_of_the_shipper_repeats_and_loses_nothing(station: Station, seed:
             station.writer = station.new_writer()
     station.writer.write(rest)
     station.now_s = NOON_S + (time.monotonic() - begun_s) * SPEED
-    assert number > 300
+    assert number > 100
     before = station.numbers()
     assert before == list(range(len(before))), "read while nobody shipped"
     assert station.shipper(epoch=epoch).finish(20)
