@@ -146,6 +146,8 @@ def test_300_mb_in_bounded_memory(store_settings: StoreSettings, store: Retrying
     assert getting_kib < 64 * 1024
     subprocess.run(["cmp", path, f"{path}.back"], check=True)
     store.delete(bucket, "large")
+    for left in tmp_path.glob("large*"):
+        left.unlink()
 
 
 def test_lists_2500_keys_in_pages(store: Retrying, bucket: str) -> None:

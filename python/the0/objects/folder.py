@@ -23,6 +23,7 @@ from the0.objects.place import (
     RESERVED,
     InTheWayError,
     LockedError,
+    Look,
     Place,
     RestlessError,
     pieces,
@@ -61,24 +62,24 @@ class Folder:
     def get(self, bucket: str, key: str, *, limit_bytes: int, if_none_match: str | None = None) -> Object:
         with self._at("Reading", bucket, key) as (place, request):
             for _ in range(RACES):
-                with _reading(place, request, limit_bytes=limit_bytes) as (fd, record, status):
-                    if record.etag == if_none_match:
+                with _reading(place, request, limit_bytes=limit_bytes) as found:
+                    if found.record.etag == if_none_match:
                         raise NotModified("not modified", code=ExitCode.INTERNAL)
-                    data = b"".join(pieces(fd, record.size))
-                    if len(data) == record.size and place.unchanged(fd, status):
-                        return Object(_info(key, record), data)
+                    data = b"".join(pieces(found.fd, found.record.size))
+                    if len(data) == found.record.size and place.unchanged(found):
+                        return Object(_info(key, found.record), data)
             raise RestlessError
 
     def get_to_file(self, bucket: str, key: str, fd: int, *, limit_bytes: int) -> ObjectInfo:
         with self._at("Reading", bucket, key) as (place, request):
-            with _reading(place, request, limit_bytes=limit_bytes) as (source, record, status):
+            with _reading(place, request, limit_bytes=limit_bytes) as found:
                 size = 0
-                for piece in pieces(source, record.size):
+                for piece in pieces(found.fd, found.record.size):
                     size += len(piece)
                     files.write_all(fd, piece)
-                if size != record.size or not place.unchanged(source, status):
+                if size != found.record.size or not place.unchanged(found):
                     raise RestlessError
-                return _info(key, record)
+                return _info(key, found.record)
 
     def head(self, bucket: str, key: str) -> ObjectInfo | None:
         with self._at("Looking at", bucket, key) as (place, _):
@@ -141,17 +142,17 @@ class Folder:
         view = memoryview(data).cast("B")
         attributes = folded(metadata)
         with self._at("Appending to", bucket, key) as (place, request), place.lock():
-            fd = place.open(os.O_RDWR)
-            if fd is None:
+            found = place.look(os.O_RDWR)
+            if found is None:
                 raise _missing(request)
             try:
-                if etag is not None and place.record(fd)[0].etag != etag:
+                if etag is not None and found.record.etag != etag:
                     raise _changed(request)
                 made = new_etag()
-                place.append(fd, view, etag=made, metadata=attributes)
+                place.append(found, view, etag=made, metadata=attributes)
                 return made
             finally:
-                os.close(fd)
+                os.close(found.fd)
 
     def check_conditional_put(self, bucket: str, key: str) -> None:
         for _ in range(2):
@@ -273,35 +274,29 @@ class Folder:
 
 
 @contextmanager
-def _reading(
-    place: Place, request: replies.Request, *, limit_bytes: int
-) -> Iterator[tuple[int, Record, os.stat_result]]:
-    """The object's descriptor, its record, and the status that this was matched by."""
-    fd = place.open()
-    if fd is None:
+def _reading(place: Place, request: replies.Request, *, limit_bytes: int) -> Iterator[Look]:
+    found = place.look()
+    if found is None:
         raise _missing(request)
     try:
-        record, status = place.record(fd)
-        if record.size > limit_bytes:
+        if found.record.size > limit_bytes:
             raise TooLarge(
                 request.failed(
-                    f"it has {record.size} bytes, more than the {limit_bytes} allowed", "store a smaller one"
+                    f"it has {found.record.size} bytes, more than the {limit_bytes} allowed", "store a smaller one"
                 ),
                 code=ExitCode.STORE_DENIED,
             )
-        yield fd, record, status
+        yield found
     finally:
-        os.close(fd)
+        os.close(found.fd)
 
 
 def _look(place: Place) -> ObjectInfo | None:
-    fd = place.open()
-    if fd is None:
+    found = place.look()
+    if found is None:
         return None
-    try:
-        return _info(place.key, place.record(fd)[0])
-    finally:
-        os.close(fd)
+    os.close(found.fd)
+    return _info(place.key, found.record)
 
 
 def _expect(place: Place, request: replies.Request, etag: str | None) -> None:

@@ -39,6 +39,14 @@ class RestlessError(Exception):
 
 
 @dataclass(frozen=True, slots=True)
+class Look:
+    fd: int
+    record: Record
+    status: os.stat_result
+    """By which the record was found."""
+
+
+@dataclass(frozen=True, slots=True)
 class Place:
     """One key of one bucket whose folder is open."""
 
@@ -75,25 +83,36 @@ class Place:
                     return None
             raise
 
-    def record(self, fd: int) -> tuple[Record, os.stat_result]:
-        """Of the open file, with the status that it was matched by. A writer writes the sidecar before it touches the
-        file, so a file that no record names is a person's if the sidecar is the same before and after the look."""
+    def look(self, flags: int = os.O_RDONLY) -> Look | None:
+        """The object as it is at one moment, opened; the caller closes it. None where there is none.
+
+        A writer writes the sidecar before it touches the file. So a file that no record names is a person's only if
+        the sidecar is the same before it was opened and after: else another writer got in between.
+        """
         before = self.sidecar()
         for _ in range(RACES):
+            fd = self.open(flags)
+            if fd is None:
+                return None
             status = os.fstat(fd)
             found = before.find(status) if before else None
             if found:
-                return found, status
-            after = self.sidecar()
+                return Look(fd, found, status)
+            try:
+                after = self.sidecar()
+            except BaseException:
+                os.close(fd)
+                raise
             if after == before:
-                return sidecar.dropped(status), status
+                return Look(fd, sidecar.dropped(status), status)
+            os.close(fd)
             before = after
         raise RestlessError
 
-    def unchanged(self, fd: int, status: os.stat_result) -> bool:
-        """Whether what was read since `status` is of one piece: nothing moved, or only bytes of ours were appended."""
-        now = os.fstat(fd)
-        if (now.st_size, now.st_mtime_ns) == (status.st_size, status.st_mtime_ns):
+    def unchanged(self, look: Look) -> bool:
+        """Whether what was read since is of one piece: nothing moved, or only bytes of ours were appended."""
+        now = os.fstat(look.fd)
+        if (now.st_size, now.st_mtime_ns) == (look.status.st_size, look.status.st_mtime_ns):
             return True
         known = self.sidecar()
         return known is not None and known.find(now) is not None
@@ -164,9 +183,9 @@ class Place:
                     os.close(parent)
         raise RestlessError
 
-    def append(self, fd: int, view: memoryview, *, etag: str, metadata: dict[str, str]) -> None:
-        """Adds to the open file in place. Readers see the former object until the last sidecar is written."""
-        base, _ = self.record(fd)
+    def append(self, look: Look, view: memoryview, *, etag: str, metadata: dict[str, str]) -> None:
+        """Adds to the file in place. Readers see the former object until the last sidecar is written."""
+        fd, base = look.fd, look.record
         self._write_sidecar(Sidecar(self.key, (base,), appending=True))
         try:
             os.lseek(fd, base.size, os.SEEK_SET)
@@ -235,17 +254,15 @@ class Place:
 
     def _current(self) -> tuple[Record, ...]:
         try:
-            fd = self.open()
+            found = self.look()
         except OSError as reason:
             if reason.errno in (errno.ELOOP, errno.EINVAL):
                 return ()  # a link or a device: the rename replaces it
             raise
-        if fd is None:
+        if found is None:
             return ()
-        try:
-            return (self.record(fd)[0],)
-        finally:
-            os.close(fd)
+        os.close(found.fd)
+        return (found.record,)
 
     def _make_parent(self) -> int:
         """The descriptor of the key's folder, made and on the disk. FileNotFoundError where one just goes away."""
