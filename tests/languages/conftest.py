@@ -1,12 +1,17 @@
-"""Fixtures of the `languages` suite."""
+"""Fixtures of the `languages` suite, and the table that it ends with."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 from bot_place import Place
+
+COLUMNS = ("run", "state", "log", "layout", "fail", "terminate")
+TABLE = pytest.StashKey[dict[str, dict[str, str]]]()
+
+Mark = Callable[..., None]
 
 
 @pytest.fixture
@@ -14,3 +19,26 @@ def place(tmp_path: Path) -> Iterator[Place]:
     made = Place(tmp_path)
     yield made
     made.close()
+
+
+@pytest.fixture
+def mark(request: pytest.FixtureRequest) -> Mark:
+    """Notes that a bot has shown what these columns stand for."""
+    table = request.config.stash.setdefault(TABLE, {})
+
+    def marked(bot: str, *columns: str, told: str = "yes") -> None:
+        assert set(columns) <= set(COLUMNS)
+        table.setdefault(bot, {}).update(dict.fromkeys(columns, told))
+
+    return marked
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
+    table = config.stash.get(TABLE, {})
+    if not table:
+        return
+    terminalreporter.section("languages")
+    width = max(map(len, table))
+    terminalreporter.write_line(f"{'':{width}}  " + "  ".join(f"{column:9}" for column in COLUMNS))
+    for bot, marks in table.items():
+        terminalreporter.write_line(f"{bot:{width}}  " + "  ".join(f"{marks.get(column, '-'):9}" for column in COLUMNS))
