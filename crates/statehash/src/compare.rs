@@ -134,7 +134,7 @@ fn check(root: BorrowedFd<'_>, work: &Work<'_>, buffer: &mut Vec<u8>) -> Result<
                     let stat = stat_fd(fd.as_fd()).map_err(error)?;
                     stat.kind == Kind::File
                         && stat.size == size
-                        && read::fill(&fd, &mut buffer[..want], from).map_err(error)? == want
+                        && read::fill_sparse(&fd, &mut buffer[..want], from).map_err(error)? == want
                         && buffer[..want]
                             .chunks(BLOCK)
                             .map(block::digest)

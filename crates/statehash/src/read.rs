@@ -2,7 +2,7 @@
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
-use rustix::fs::{readlinkat, Mode, OFlags};
+use rustix::fs::{readlinkat, seek, Mode, OFlags, SeekFrom};
 use rustix::io::{pread, Errno};
 
 use crate::beneath;
@@ -52,6 +52,23 @@ pub fn fill(fd: &OwnedFd, buffer: &mut [u8], offset: u64) -> std::result::Result
         }
     }
     Ok(have)
+}
+
+/// As `fill`, but what the file system knows to be a hole is not read: reading one would fill the page cache with zeros.
+/// A file cut short meanwhile may give zeros; the look at it afterwards tells.
+pub fn fill_sparse(fd: &OwnedFd, buffer: &mut [u8], offset: u64) -> std::result::Result<usize, Errno> {
+    // Moves the descriptor's own offset, which nobody uses.
+    let data = match seek(fd, SeekFrom::Data(offset)) {
+        Ok(data) => data,
+        Err(Errno::NXIO) => u64::MAX,
+        // Not every file system can tell.
+        Err(_) => offset,
+    };
+    if data >= offset + buffer.len() as u64 {
+        buffer.fill(0);
+        return Ok(buffer.len());
+    }
+    fill(fd, buffer, offset)
 }
 
 /// Whether two looks at one open file show no change of content or metadata in between.

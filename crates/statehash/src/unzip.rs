@@ -136,7 +136,22 @@ fn directory(view: &View<'_>) -> Result<(u64, u64)> {
     if rest.windows(4).filter(|w| w == END).count() != 1 {
         return Err(refused("it has more than one end"));
     }
+    if entries(&rest) != count {
+        return Err(refused("its directory does not fit the number of its entries"));
+    }
     Ok((start, count))
+}
+
+/// How many headers follow each other in a central directory.
+fn entries(mut rest: &[u8]) -> u64 {
+    let mut count = 0;
+    while let Some(header) = rest.get(..ENTRY as usize).filter(|h| h.starts_with(b"PK\x01\x02")) {
+        let len = |at: usize| usize::from(u16::from_le_bytes([header[at], header[at + 1]]));
+        let Some(next) = rest.get(ENTRY as usize + len(28) + len(30) + len(32)..) else { break };
+        rest = next;
+        count += 1;
+    }
+    count
 }
 
 /// The entry's path below the destination; None for the destination itself.
@@ -176,10 +191,8 @@ fn plan(archive: &mut ZipArchive<View<'_>>) -> Result<Plan> {
         let name = entry.name_raw();
         let Some(path) = path_of(name)? else { continue };
         let dir = name.ends_with(b"/");
-        let again = kinds.insert(path.clone(), dir);
-        match again {
-            Some(true) if dir => {}
-            Some(true) | Some(false) if again == Some(dir) => return Err(refused_entry(name, "it occurs twice")),
+        match kinds.insert(path.clone(), dir) {
+            Some(before) if before == dir => return Err(refused_entry(name, "it occurs twice")),
             Some(_) => return Err(refused_entry(name, "it is a file and a folder")),
             None => {}
         }

@@ -281,7 +281,7 @@ impl<'a> Worker<'a> {
         if buffer.len() < want {
             buffer.resize(want, 0);
         }
-        let have = read::fill(&source.fd, &mut buffer[..want], from).map_err(|e| Error::os(&source.path, e))?;
+        let have = read::fill_sparse(&source.fd, &mut buffer[..want], from).map_err(|e| Error::os(&source.path, e))?;
         let (have, short) = if have < want { (have / BLOCK * BLOCK, true) } else { (have, false) };
         let start = self.raw.len();
         self.record(source.record(first));
