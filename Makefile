@@ -13,7 +13,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 PIP := $(PY) -m pip install --quiet --constraint constraints.txt
 CLIPPY := cargo clippy --quiet --locked --all-targets
 
-.PHONY: help build demo test bench lint format clean
+.PHONY: help build servers demo test bench lint format clean
 help: ## this list
 	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
@@ -32,6 +32,9 @@ $(VENV)/.built: $(VENV)/.tools $(RUST)
 	@touch $@
 
 build: $(VENV)/.built ## the package, in .cache/venv
+
+servers: $(VENV)/.tools ## MinIO, built from source unless MINIO_ENDPOINT names one; tests do it by themselves
+	@[ -n "$$MINIO_ENDPOINT" ] || PYTHONPATH=python:tests $(PY) -c "from rig import minio_server; print(minio_server.binary())"
 
 demo: build ## a bot runs, remembers, is killed and comes back; no server needed
 	@$(PY) examples/demo/run.py
