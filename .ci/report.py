@@ -12,7 +12,7 @@ from collections import defaultdict
 from pathlib import Path
 
 # Seconds on two cores with cold caches. A suite is a folder of tests/.
-STEPS_S = {"build": 600, "test": 1800, "lint": 400}
+STEPS_S = {"build": 600, "servers": 900, "test": 1800, "lint": 400}
 SUITES_S = {"house": 240, "objects": 480, "sync": 480, "execute": 480, "languages": 480}
 OTHER_SUITES_S = 120
 
