@@ -15,7 +15,9 @@ def main() -> None:
     kind = sys.argv[1] if len(sys.argv) > 1 else "minio"
     if kind not in kinds:
         sys.exit(f"{kind!r} is no store of the rig: choose one of {', '.join(kinds)}.")
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    # A shell starts background jobs with SIGINT ignored; whoever sends it to this program means it.
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.default_int_handler)
     try:
         with kinds[kind]() as running:
             for name, value in running.environ.items():

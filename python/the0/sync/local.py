@@ -112,7 +112,7 @@ class StateFolder:
         except OSError as reason:
             os.close(self.root_fd)
             raise Fatal(
-                f"{path}/{names.RESERVED_DIR} cannot be used ({reason.strerror}): it is the runtime's own folder; remove what stands there.",
+                f"{path}/{names.RESERVED_DIR} cannot be used ({reason.strerror}): it is the runtime's own; remove what stands there.",
                 code=ExitCode.LOCAL_DISK,
             ) from reason
 
