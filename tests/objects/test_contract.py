@@ -111,23 +111,35 @@ def test_a_large_put_in_memory(store: Retrying, bucket: str) -> None:
 
 
 _LARGE = """
-import os, resource, sys
+import sys
+from pathlib import Path
 from the0.objects.credentials import StoreSettings
 from the0.objects.open import open_store
+
+def memory(kind):
+    # Not getrusage: its peak begins with that of the process that started this one.
+    (line,) = [line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith(kind)]
+    return int(line.split()[1])
+
+def peak_above(before):
+    peak = memory("VmHWM")
+    Path("/proc/self/clear_refs").write_text("5")
+    return peak - before
+
 folder, endpoint, access_key, secret_key, bucket, path = sys.argv[1:]
 store = open_store(
     StoreSettings(folder=folder or None, endpoint=endpoint, access_key=access_key, secret_key=secret_key), deadline_s=60
 )
 store.put(bucket, "warm", b"")
 store.get(bucket, "warm", limit_bytes=0)
-before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+peak_above(0)
+before = memory("VmRSS")
 with open(path, "rb") as source:
     store.put_file(bucket, "large", source.fileno())
-sent = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+sent = peak_above(before)
 with open(path + ".back", "wb") as target:
     store.get_to_file(bucket, "large", target.fileno(), limit_bytes=400 << 20)
-got = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-print(sent - before, got - before)
+print(sent, peak_above(before))
 """
 
 
@@ -142,8 +154,8 @@ def test_300_mb_in_bounded_memory(store_settings: StoreSettings, store: Retrying
     argv = [sys.executable, "-c", _LARGE, *where, bucket, str(path)]
     done = subprocess.run(argv, capture_output=True, text=True, check=True, timeout=120)
     sending_kib, getting_kib = map(int, done.stdout.split())
-    assert sending_kib < 64 * 1024
-    assert getting_kib < 64 * 1024
+    assert 0 < sending_kib < 64 * 1024
+    assert 0 < getting_kib < 64 * 1024
     subprocess.run(["cmp", path, f"{path}.back"], check=True)
     store.delete(bucket, "large")
     for left in tmp_path.glob("large*"):
