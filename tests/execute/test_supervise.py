@@ -154,6 +154,30 @@ def test_a_stop_before_the_bot_started(place: Place) -> None:
     assert (place.run_dir / "done").read_text() == "219\n"
 
 
+def test_a_stop_while_a_former_holder_is_given_time(place: Place, tmp_path: Path) -> None:
+    place.put_bot(WAITING)
+    first = place.start()
+    first.wait_for("ready")
+    other = Place(tmp_path / "other", env={**place.env, "OBJECT_STORE_DIR": str(place.store)})
+    try:
+        second = other.start()
+        waiting, head = second.child("the0-sync"), place.store / "bot-state/bot-1/HEAD"
+        assert json.loads(head.read_text())["claim"]["epoch"] == 2
+        ended = second.stop()
+    finally:
+        other.close()
+    assert ended.code == 219
+    assert "ready" not in ended.log
+    assert gone(waiting)
+    assert json.loads(head.read_text())["claim"]["released"] is True, "nobody has to wait for it"
+    (place.state / "news").write_text("what the former holder can no longer store")
+    fenced = first.end()
+    assert fenced.code == 210
+    assert fenced.record is not None
+    assert (fenced.record["by"], fenced.record["bot_code"]) == ("runtime", 0)
+    assert list((place.state / ".the0/aside").rglob("news"))
+
+
 def test_orphans_are_reaped_and_strays_are_killed(place: Place) -> None:
     place.put_bot(
         """
