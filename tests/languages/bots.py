@@ -6,6 +6,7 @@ import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TypeVar
 
 import pytest
 
@@ -25,6 +26,7 @@ exports.parse = () => ({ botId: process.env.BOT_ID, config: JSON.parse(process.e
 SCALA_JAR = "target/scala-3.3.1/x-assembly-1.0.3.jar"
 
 Files = Mapping[str, str | bytes]
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,14 +48,22 @@ class Bot:
         return f"{self.runtime} {self.variant}".strip()
 
 
-def archived(bot: Bot) -> dict[str, str | bytes]:
-    """Its files. Skips where this machine cannot build them, and fails there in CI."""
+def node_path() -> str:
+    return f"{toolchains.node().parent}:{os.environ['PATH']}"
+
+
+def or_skip(make: Callable[[], T]) -> T:
+    """What this machine can make. Skips where it lacks the means, and fails there in CI."""
     try:
-        return dict(bot.files())
+        return make()
     except toolchains.Lacking as lacking:
         if os.environ.get("CI"):
             raise
         pytest.skip(str(lacking))
+
+
+def archived(bot: Bot) -> dict[str, str | bytes]:
+    return dict(or_skip(bot.files))
 
 
 def _source(name: str) -> str:
@@ -88,8 +98,16 @@ def _cpp() -> Files:
 
 BOTS = (
     Bot("python3.11", "main.py", _python, says="a the0 of its own", terminated=0),
-    Bot("nodejs20", "main.js", lambda: _node(""), says="a the0 of its own", terminated=0),
-    Bot("nodejs20", "dist/main.js", lambda: _node("dist/"), variant="in dist/", says="a the0 of its own", terminated=0),
+    Bot("nodejs20", "main.js", lambda: _node(""), says="a the0 of its own", terminated=0, search_path=node_path),
+    Bot(
+        "nodejs20",
+        "dist/main.js",
+        lambda: _node("dist/"),
+        variant="in dist/",
+        says="a the0 of its own",
+        terminated=0,
+        search_path=node_path,
+    ),
     Bot(
         "rust-stable",
         "target/release/sma-bot",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import re
 import shutil
 import signal
@@ -14,9 +15,11 @@ from pathlib import Path
 import pytest
 from bot_place import Place, archive
 
-from languages.bots import BOTS, Bot, archived
+from languages.bots import BOTS, Bot, archived, or_skip
 from languages.conftest import Mark
 from rig import toolchains
+from the0.execute.languages import LANGUAGES, Target, language
+from the0.execute.target import divided
 
 EACH = pytest.mark.parametrize("bot", BOTS, ids=lambda bot: f"{bot.runtime}-{bot.entrypoint.rpartition('/')[2]}")
 
@@ -26,7 +29,7 @@ def prepare(place: Place, bot: Bot, *, mode: str) -> None:
     place.env |= {
         "RUNTIME": bot.runtime,
         "ENTRYPOINT": bot.entrypoint,
-        "PATH": bot.search_path(),
+        "PATH": or_skip(bot.search_path),
         "BOT_CONFIG": json.dumps({"symbol": "AAPL", "mode": mode}),
     }
 
@@ -139,10 +142,7 @@ def test_a_machine_that_lacks_a_runtime(
 
 @pytest.mark.parametrize("entrypoint", ["SmaBot.csproj", "src"])
 def test_a_project_needs_an_sdk(place: Place, entrypoint: str) -> None:
-    try:
-        runtime_only = toolchains.dotnet().parent
-    except toolchains.Lacking as lacking:
-        pytest.skip(str(lacking))
+    runtime_only = or_skip(toolchains.dotnet).parent
     if (runtime_only / "sdk").exists():
         pytest.skip("this machine has an SDK")
     place.put(archive({"SmaBot.csproj": "<Project/>", "src/SmaBot.csproj": "<Project/>"}))
@@ -174,3 +174,29 @@ def test_what_is_no_class_is_no_option_to_java_either(place: Place, name: str) -
     assert ended.code == 204
     assert ended.record is not None
     assert "which is no class" in ended.record["reason"] or "no path within the code" in ended.record["reason"]
+
+
+@pytest.mark.parametrize(
+    ("runtime", "entrypoint", "argv"),
+    [
+        ("python3.11", "query.py", ["-s", "/bot/query.py"]),
+        ("nodejs20", "dist/query.js", ["/bin/node", "/bot/dist/query.js"]),
+        ("rust-stable", "target/release/q", ["/bot/target/release/q"]),
+        ("gcc13", "build/q", ["/bot/build/q"]),
+        ("cpp-gcc13", "build/q", ["/bot/build/q"]),
+        ("ghc96", "bin/q", ["/bot/bin/q"]),
+        ("dotnet8", "out/Q.dll", ["/bin/dotnet", "/bot/out/Q.dll"]),
+        ("scala3", "q.jar", ["/bin/java", "-jar", "/bot/q.jar"]),
+        ("scala3", "q.jar:app.QueryMain", ["/bin/java", "-cp", "/bot/q.jar", "app.QueryMain"]),
+    ],
+)
+def test_how_a_query_entrypoint_is_run(runtime: str, entrypoint: str, argv: list[str]) -> None:
+    file, part = divided(entrypoint)
+    row = language(runtime)
+    target = Target(folder="/bot", entrypoint=file, part=part, find=lambda name: f"/bin/{name}")
+    assert row.query(target)[-len(argv) :] == argv
+    assert os.path.isabs(row.query(target)[0])
+
+
+def test_every_language_of_the_table_has_a_bot_here() -> None:
+    assert {bot.runtime for bot in BOTS} == set(LANGUAGES)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 import signal
 import subprocess
 from pathlib import Path
@@ -13,6 +12,8 @@ import pytest
 from bot_place import Place, archive
 
 import the0
+from languages.bots import node_path, or_skip
+from rig import toolchains
 
 SUCCESS = {"status": "success", "message": "The bot has ended."}
 TERMINATED = {"status": "terminated", "message": "The bot was asked to stop."}
@@ -21,7 +22,7 @@ WRAPPER = Path(the0.__file__).parent / "execute/wrappers/node.cjs"
 
 @pytest.fixture
 def node(place: Place) -> Place:
-    place.env |= {"RUNTIME": "nodejs20", "ENTRYPOINT": "main.js"}
+    place.env |= {"RUNTIME": "nodejs20", "ENTRYPOINT": "main.js", "PATH": or_skip(node_path)}
     return place
 
 
@@ -84,7 +85,9 @@ def test_module_syntax_without_a_word_in_package_json_runs_as_under_node_itself(
     source = "console.log('loaded'); await 0; export const main = () => console.log('ran')"
     put(node, source)
     ended = node.run()
-    bare = subprocess.run(["node", node.code / "main.js"], capture_output=True, text=True, check=False, timeout=20)
+    bare = subprocess.run(
+        [toolchains.node(), node.code / "main.js"], capture_output=True, text=True, check=False, timeout=20
+    )
     assert ended.code == bare.returncode
     assert ended.out == ("loaded\nran\n" if ended.code == 0 else ended.out)
 
@@ -362,8 +365,7 @@ def test_stopped_before_the_code_was_there(node: Place) -> None:
     """The word never comes: the interpreter ends without having opened anything."""
     read_fd, write_fd = os.pipe()
     node.code.mkdir()
-    program = shutil.which("node")
-    assert program is not None
+    program = toolchains.node()
     with subprocess.Popen(
         [program, WRAPPER, str(read_fd), node.code, "main.js"], pass_fds=[read_fd], stdout=subprocess.PIPE, cwd="/"
     ) as process:

