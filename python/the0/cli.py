@@ -208,10 +208,11 @@ class _Store:
     """The settings' store for one command, in a process that others of our uid cannot look into."""
 
     def __init__(self, settings: SyncSettings, *, stop: Event | None = None) -> None:
-        from the0 import privacy
+        from the0 import memory, privacy
         from the0.objects.open import open_store
 
         privacy.set_non_dumpable()
+        memory.keep_little()
         self._store = open_store(settings.store, deadline_s=15.0, stop=stop)
 
     def __enter__(self) -> ObjectStore:

@@ -7,7 +7,7 @@ import sys
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
-from the0 import child, files, names, privacy, settings
+from the0 import child, files, memory, names, privacy, settings
 from the0.errors import ExitCode, Fatal, Fault
 from the0.execute import target
 from the0.execute.languages import Language, Target, find_program, language
@@ -35,6 +35,7 @@ def execute(environ: Mapping[str, str], *, skip_sync: bool) -> int:
     """Runs the bot that the environment describes; returns the exit code. Only for a process of its own, with one thread."""
     child.fill_standard_descriptors()
     privacy.set_non_dumpable()
+    memory.keep_little()
     instance = os.urandom(16).hex()
     report = _never if skip_sync else lambda outcome: _report(environ, outcome)
     try:
