@@ -98,8 +98,8 @@ class Bench:
             for _ in range(min(runs, 7)):
                 self.bare_ms()
                 with _trace_file() as path:
-                    took_ms = start(path)
-                    self.breakdowns.setdefault(name, []).append(_steps(path, first_ms=took_ms))
+                    start(path)
+                    self.breakdowns.setdefault(name, []).append(_steps(path))
         return Figure(name=name, unit="ms", runs=took, bare=bare, notes={"disk_ms": disk} if disk else {}, **row)
 
     def seed(self, files: int) -> str:
@@ -304,6 +304,9 @@ def _once(place: Place, trace: Path | None) -> float:
     process = place.execute(trace=trace)
     took_ms = process.first_ms()
     process.end()
+    if trace is not None:
+        _note(trace, process.began_ns, "exec")
+        _note(trace, int(process.line("first")[1]), "bot: first line of main")
     return took_ms
 
 
@@ -322,33 +325,33 @@ def _files_stored(place: Place, files: int) -> bool:
 def _settled(pid: int) -> dict[str, float]:
     """PSS in MB of the supervisor and its sync process, once it moves no more."""
     deadline = time.monotonic() + 40
-    last, since = _pss(pid), time.monotonic()
+    last, since = _rollups(pid, "Private_Dirty"), time.monotonic()
     while time.monotonic() - since < SETTLED_S:
         time.sleep(0.1)
-        now = _pss(pid)
+        now = _rollups(pid, "Private_Dirty")  # PSS also moves when other programs come and go
         if abs(sum(now.values()) - sum(last.values())) > 0.1:
             last, since = now, time.monotonic()
         if time.monotonic() > deadline:
             raise BenchError(f"the memory does not settle: {now}")
-    return _pss(pid)
+    return _rollups(pid, "Pss")
 
 
-def _pss(pid: int) -> dict[str, float]:
-    found = {"supervisor": _rollup(pid)}
+def _rollups(pid: int, what: str) -> dict[str, float]:
+    found = {"supervisor": _rollup(pid, what)}
     for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split():
         if Path(f"/proc/{child}/comm").read_text().strip() == "the0-sync":
-            found["sync"] = _rollup(int(child))
+            found["sync"] = _rollup(int(child), what)
     return found
 
 
-def _rollup(pid: int) -> float:
+def _rollup(pid: int, what: str) -> float:
     try:
         lines = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()
     except PermissionError as reason:
         raise BenchError(
             "memory of processes that hide theirs is shown to root only: run this bench as root"
         ) from reason
-    return next(int(line.split()[1]) for line in lines if line.startswith("Pss:")) * 1024 / MB
+    return next(int(line.split()[1]) for line in lines if line.startswith(f"{what}:")) * 1024 / MB
 
 
 @contextmanager
@@ -361,24 +364,29 @@ def _trace_file() -> Iterator[Path]:
 
 
 SLOT = 128
+"""Bytes of one note in a trace, as `traced.py` writes them."""
+PROCESSES = {0: "supervisor", 1: "prepare", 3: "sync"}
+"""By the count of forks before; the second is the bot, which notes nothing."""
 
 
-def _steps(path: Path, *, first_ms: float) -> dict[str, float]:
-    """ms since the interpreter's exec of each step that `traced.py` noted; the bot's first line is the last one."""
-    found: list[tuple[int, str, str]] = []
+def _note(path: Path, at_ns: int, what: str) -> None:
+    with open(path, "ab") as file:
+        file.write(f"{at_ns} -1 {what}\n".encode().ljust(SLOT, b"\0"))
+
+
+def _steps(path: Path) -> dict[str, float]:
+    """ms after exec of the first time of each step."""
+    found: list[tuple[int, str]] = []
     data = path.read_bytes()
     for at in range(0, len(data), SLOT):
         told = data[at : at + SLOT].partition(b"\n")[0].decode(errors="replace").split(" ", 2)
         if len(told) == 3 and told[0].isdigit():
-            found.append((int(told[0]), ("supervisor", "prepare", "", "sync")[min(int(told[1]), 3)], told[2]))
+            process = PROCESSES.get(int(told[1]))
+            found.append((int(told[0]), f"{process}: {told[2]}" if process else told[2]))
     found.sort()
     steps: dict[str, float] = {}
-    if not found:
-        return steps
-    zero = found[0][0]
-    for now, process, what in found:
-        steps.setdefault(f"{process}: {what}", (now - zero) / 1e6)
-    steps["bot: first line of main"] = first_ms
+    for now_ns, what in found:
+        steps.setdefault(what, (now_ns - found[0][0]) / 1e6)
     return steps
 
 
