@@ -164,6 +164,9 @@ class Restore:
     def index(self, root_fd: int) -> Index:
         """The index of the restored tree, found at root_fd now (after the caller renamed it into place); times and inodes read there.
         OSError or FormatError when the tree is not what was restored."""
+    @property
+    def bytes(self) -> int:
+        """Content bytes of all files, as of the last segment. On the way there, `max_bytes` also bounds what later segments shrink."""
 
 @final
 class Listing:

@@ -492,6 +492,11 @@ mod statehash {
             let root = root_fd.own()?;
             Ok(Index { core: detached(py, |pulse| self.core.index(root.as_fd(), 2, pulse))? })
         }
+
+        #[getter]
+        fn bytes(&self) -> u64 {
+            self.core.bytes()
+        }
     }
 
     #[pyclass(module = "the0.statehash")]

@@ -199,6 +199,11 @@ impl Restore {
         self.replay.apply(bytes, key, digest, threads, pulse)
     }
 
+    /// Content bytes of all files, as of the last segment.
+    pub fn bytes(&self) -> u64 {
+        self.replay.catalog().tree.bytes
+    }
+
     /// Modes and times of large files and folders. With `movable`, top-level folders stay writable for their owner
     /// until `index`: nobody but root can rename a folder that he may not write.
     pub fn finish(&mut self, movable: bool, pulse: Pulse<'_>) -> Result<()> {

@@ -41,6 +41,13 @@ def adopt_local(settings: SyncSettings, store: ObjectStore) -> str:
     Raises Fatal (FENCED) where HEAD moved meanwhile, and what a commit raises.
     """
     bucket, bot_id = settings.buckets.state, settings.bot_id
+    with StateFolder(settings.paths.state) as folder:
+        if folder.restoring:
+            raise Fatal(
+                f"What stands in {settings.paths.state} is half of a restore from the store: put a whole tree there (`runtime state "
+                f"aside` lists those set aside) and remove {names.RESERVED_DIR}/{names.RESTORING}, then adopt it.",
+                code=ExitCode.REFUSED,
+            )
     heads = HeadFile(store, bucket=bucket, bot_id=bot_id)
     info = store.head(bucket, names.head_key(bot_id))
     try:
@@ -78,7 +85,6 @@ def adopt_local(settings: SyncSettings, store: ObjectStore) -> str:
         index = statehash.Index()
         index.set_meta(Origin(instances=(instance,)).at(content).encode())
         folder.save_index(index)
-        folder.unmark_restoring()
         committer = Committer(
             store=store,
             bucket=bucket,

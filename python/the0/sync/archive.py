@@ -11,7 +11,7 @@ import io
 import os
 import stat
 import zlib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 from the0 import canonical, files, names, statehash
@@ -136,6 +136,29 @@ def read_keys(root_fd: int) -> dict[str, bytes] | None:
     """Every regular file below `.the0-state/`, by its path there; None where they are over LIMIT_BYTES together."""
     contents: dict[str, bytes] = {}
     left = LIMIT_BYTES
+    for key, folder_fd in _keys(root_fd):
+        data = _read_key(folder_fd, key, limit_bytes=left + 1)
+        if data is None:
+            continue
+        left -= len(data)
+        if left < 0:
+            return None
+        contents[key] = data
+    return dict(sorted(contents.items()))
+
+
+def digest_keys(root_fd: int) -> dict[str, str]:
+    """The digest of each of them, however large they are together; one at a time is in memory."""
+    digests: dict[str, str] = {}
+    for key, folder_fd in _keys(root_fd):
+        data = _read_key(folder_fd, key, limit_bytes=None)
+        if data is not None:
+            digests[key] = statehash.digest(data)
+    return digests
+
+
+def _keys(root_fd: int) -> Iterator[tuple[str, int]]:
+    """(path below `.the0-state/`, descriptor of the folder it is in) of all that is no folder."""
     pending = [""]
     while pending:
         path = pending.pop()
@@ -150,23 +173,32 @@ def read_keys(root_fd: int) -> dict[str, bytes] | None:
                 entries = sorted((entry.name, entry.is_dir(follow_symlinks=False)) for entry in found)
             for name, is_folder in entries:
                 key = f"{path}{name}"
-                if is_folder:
-                    if key.count("/") < _MAX_DEPTH:
-                        pending.append(f"{key}/")
-                    continue
-                try:
-                    data = files.read_beneath(fd, name, limit_bytes=left)
-                except OSError as reason:
-                    if reason.errno == errno.EFBIG:
-                        return None
-                    if reason.errno in (errno.ENOENT, errno.EINVAL, errno.ELOOP, errno.EACCES, errno.ENXIO):
-                        continue  # vanished meanwhile, or nothing that could be a key
-                    raise
-                left -= len(data)
-                contents[key] = data
+                if not is_folder:
+                    yield key, fd
+                elif key.count("/") < _MAX_DEPTH:
+                    pending.append(f"{key}/")
         finally:
             os.close(fd)
-    return dict(sorted(contents.items()))
+
+
+def _read_key(folder_fd: int, key: str, *, limit_bytes: int | None) -> bytes | None:
+    """None for what vanished meanwhile, or is nothing that could be a key. At most `limit_bytes` are read, the rest is left out."""
+    try:
+        fd = files.open_beneath(folder_fd, key.rpartition("/")[2])
+    except OSError as reason:
+        if reason.errno in (errno.ENOENT, errno.EINVAL, errno.ELOOP, errno.EACCES, errno.ENXIO):
+            return None
+        raise
+    with open(fd, "rb", buffering=0) as file:
+        pieces: list[bytes] = []
+        have = 0
+        while limit_bytes is None or have < limit_bytes:
+            piece = file.read(1 << 20 if limit_bytes is None else min(1 << 20, limit_bytes - have))
+            if not piece:
+                break
+            pieces.append(piece)
+            have += len(piece)
+    return b"".join(pieces)
 
 
 def extract(archive_fd: int, target_fd: int, *, max_bytes: int, name: str) -> None:
@@ -197,7 +229,7 @@ def extract(archive_fd: int, target_fd: int, *, max_bytes: int, name: str) -> No
             f"The state archive {name} holds names that contradict each other or are too long ({clip(str(reason))}): it is not imported.",
             code=ExitCode.STATE_DAMAGED,
         ) from reason
-    except (tarfile.TarError, EOFError, zlib.error, ValueError) as reason:
+    except (tarfile.TarError, EOFError, zlib.error, ValueError, OverflowError) as reason:
         raise _damaged(name, reason) from reason
 
 

@@ -75,8 +75,15 @@ class Committer:
     def scan(self) -> statehash.Scan:
         return statehash.scan(self._folder.root_fd, self.index)
 
-    def commit(self, scan: statehash.Scan, *, imported_etag: str | None = None) -> Committed:
-        """Stores what the scan found. `imported_etag` also records that archive and ends the claim's import in the same swap.
+    def due(self, scan: statehash.Scan) -> bool:
+        """Whether there is anything to commit: a change, a commit whose end is not known, or files left out that may be gone by now."""
+        return bool(scan) or self.index.pending_meta is not None or bool(self.content.incomplete)
+
+    def commit(
+        self, scan: statehash.Scan, *, imported_etag: str | None = None, between: Callable[[], None] | None = None
+    ) -> Committed:
+        """Stores what the scan found. `imported_etag` also records that archive and ends the claim's import in the same swap;
+        `between` is called before each segment's upload, and what it raises ends the commit.
 
         Raises OverLimit, Fenced, Unavailable (outcome unknown: `resolve`, or commit again), OSError of the local disk.
         """
@@ -89,7 +96,7 @@ class Committer:
             )
         pack = statehash.Pack(self._folder.root_fd, self.index, scan, max_file_bytes=self._max_file_bytes)
         generation = self.content.generation + 1
-        refs = self._upload(pack, generation)
+        refs = self._upload(pack, generation, between)
         outcome = Committed(
             generation=generation if refs else None,
             segments=len(refs),
@@ -103,8 +110,9 @@ class Committer:
         else:
             self.index.stage(pack, [], self.index.meta)
             self.index.confirm(self.index.meta)
-            if imported_etag is not None:
-                self.record(archive=ArchiveRef(imported_etag, self.content.generation), end_import=True)
+            archive = ArchiveRef(imported_etag, self.content.generation) if imported_etag is not None else None
+            if archive is not None or outcome.incomplete != self.content.incomplete:
+                self.record(archive=archive, end_import=archive is not None, incomplete=outcome.incomplete)
         return outcome
 
     def resolve(self) -> None:
@@ -123,12 +131,24 @@ class Committer:
             except Conflict as conflict:
                 self._rebase(conflict.stored)
 
-    def record(self, *, archive: ArchiveRef | None = None, end_import: bool = False, release: bool = False) -> None:
-        """Swaps HEAD without new content: the archive as it now is, the end of an import, the release of the claim."""
+    def record(
+        self,
+        *,
+        archive: ArchiveRef | None = None,
+        end_import: bool = False,
+        release: bool = False,
+        incomplete: tuple[str, ...] | None = None,
+    ) -> None:
+        """Swaps HEAD without new content: the archive as it now is, the end of an import, the release of the claim, the files that
+        this generation lacks."""
         self.resolve()
         while True:
             head = self.stored.head
-            content = replace(head.content, archive=archive) if archive is not None else head.content
+            content = replace(
+                head.content,
+                archive=head.content.archive if archive is None else archive,
+                incomplete=head.content.incomplete if incomplete is None else incomplete,
+            )
             claim = replace(
                 head.claim,
                 released=head.claim.released or release,
@@ -147,7 +167,7 @@ class Committer:
         if now is None or now.etag != self.stored.etag:
             self._rebase(now)
 
-    def _upload(self, pack: statehash.Pack, generation: int) -> list[SegmentRef]:
+    def _upload(self, pack: statehash.Pack, generation: int, between: Callable[[], None] | None) -> list[SegmentRef]:
         refs: list[SegmentRef] = []
         with Lane("upload") as lane:
             while (segment := pack.next()) is not None:
@@ -155,6 +175,8 @@ class Committer:
                     self._bot_id, lineage=self.content.lineage, generation=generation, digest=segment.digest
                 )
                 refs.append(SegmentRef(key, segment.digest, segment.size))
+                if between is not None:
+                    between()
                 lane.do(_putter(self._store, self._bucket, key, segment))
         return refs
 

@@ -12,7 +12,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 from the0 import files, names, statehash
-from the0.errors import ExitCode, Fatal, Fault, clip
+from the0.errors import ExitCode, Fatal, Fault, Permanent, clip
 from the0.objects.store import ObjectStore, PreconditionFailed, Unavailable
 from the0.settings import SyncSettings
 from the0.sync import imports, lease
@@ -27,6 +27,8 @@ TICK_S = 1.0
 """How often the tree's metadata are looked at; less often where that would take over 1/20 of a core."""
 SHARE = 20
 ARCHIVE_EVERY_S = 60.0
+LOOK_AGAIN_S = 5.0
+"""When HEAD is looked at again after it could not be read."""
 _WORTH_TRIMMING_BYTES = 1 << 20
 FINAL_S = 20.0
 """How long a stop goes on trying to reach a store that does not answer. What does not get there stays on the disk."""
@@ -65,9 +67,11 @@ class Keeper:
         # A predecessor may have died between a commit and its archive.
         archived = committer.content.archive
         self._archive_due = (archived.generation if archived else 0) < committer.content.generation
+        self._base_checked = False
         self._archived_s = now_s
         self._looked_s = now_s
-        self._read_s = now_s
+        self._next_look_s = now_s + lease.LOOK_S
+        self._blind = False
         self._failing_since_s: float | None = None
         self._next_try_s = 0.0
         self._backoff_s = TICK_S
@@ -76,33 +80,37 @@ class Keeper:
 
     def one_pass(self, now_s: float) -> float:
         """Looks, commits what changed, keeps the claim in sight. Returns the seconds until the next look is due. Raises Fenced."""
-        begun = time.thread_time()
-        scan = self._committer.scan()
-        cost_s = time.thread_time() - begun
+        begun, cost_s, really_s = time.thread_time(), 0.0, time.monotonic()
+        trouble: Fault | None = None
         try:
+            scan = self._committer.scan()
+            cost_s = time.thread_time() - begun
             if now_s >= self._next_try_s:
-                if scan or self._committer.index.pending_meta is not None:
-                    self._commit(scan)
-                if now_s - self._looked_s >= lease.LOOK_S:
-                    self._committer.look()
-                    self._looked_s = now_s
+                self._commit(scan, between=lambda: self._glance(now_s + time.monotonic() - really_s))
                 self._publish(now_s, at_most_every_s=ARCHIVE_EVERY_S)
-                self._recovered(now_s)
-        except Unavailable as reason:
-            self._failed(reason, now_s)
         except Fault as reason:
-            self._failed(reason, now_s)
+            trouble = reason
         except OSError as reason:
-            self._failed(files.disk_fault(reason, f"storing the state of bot {self._settings.bot_id}"), now_s)
+            trouble = files.disk_fault(reason, f"storing the state of bot {self._settings.bot_id}")
+        try:
+            # Whatever cannot be stored: another claim must not go unseen, and no pause after a failure delays this.
+            self._look(now_s)
+        except Fault as reason:
+            trouble = reason
+        if trouble is not None:
+            self._failed(trouble, now_s)
+        elif now_s >= self._next_try_s and not self._blind:
+            try:
+                self._recovered(now_s)
+            except OSError as reason:
+                self._failed(files.disk_fault(reason, f"storing the state of bot {self._settings.bot_id}"), now_s)
         return max(TICK_S, cost_s * SHARE)
 
     def finish(self, *, deadline_s: float, now_s: Callable[[], float] = time.monotonic) -> None:
         """The final commit and the archive. The bot has ended. Raises the last Fault when the deadline has passed, or Fenced."""
         while True:
             try:
-                scan = self._committer.scan()
-                if scan or self._committer.index.pending_meta is not None:
-                    self._commit(scan)
+                self._commit(self._committer.scan())
                 if self._said.over_limit:
                     raise Fatal("it is over MAX_STATE_SIZE_MB.", code=ExitCode.STATE_LIMIT)
                 self._publish(now_s(), at_most_every_s=0.0)
@@ -128,24 +136,59 @@ class Keeper:
 
     # --- parts of a pass --------------------------------------------------------------------------
 
-    def _commit(self, scan: statehash.Scan) -> None:
+    def _look(self, now_s: float) -> None:
+        """Looks at HEAD where that is due. `_looked_s` is when it was last seen to be ours."""
+        if now_s < self._next_look_s:
+            return
+        self._blind, self._next_look_s = True, now_s + LOOK_AGAIN_S
+        self._committer.look()
+        self._blind, self._looked_s, self._next_look_s = False, now_s, now_s + lease.LOOK_S
+
+    def _glance(self, now_s: float) -> None:
+        """The same in the middle of a long upload, which a failing look does not end; the pass looks again."""
         try:
-            done = self._committer.commit(scan)
+            self._look(now_s)
+        except Fault:
+            pass
+
+    def _commit(self, scan: statehash.Scan, *, between: Callable[[], None] | None = None) -> None:
+        if not self._committer.due(scan):
+            self._within_limit()
+            return
+        try:
+            done = self._committer.commit(scan, between=between)
         except OverLimit as reason:
             if not self._said.over_limit:
                 self._said.over_limit = True
                 self._say(reason.sentence)
             return
-        if self._said.over_limit:
-            self._said.over_limit = False
-            self._say("The state is within its limit again and was stored.")
+        self._within_limit()
         self._tell(done)
         if done.touched_sdk:
             self._archive_due = True
         if done.stored_bytes > _WORTH_TRIMMING_BYTES:
             statehash.trim()
 
+    def _within_limit(self) -> None:
+        if self._said.over_limit:
+            self._said.over_limit = False
+            self._say("The state is within its limit again and was stored.")
+
+    def _check_base(self) -> None:
+        """Once: a predecessor, or the import of this start, may have been cut off before it wrote down what the archive holds."""
+        archived = self._committer.content.archive
+        if archived is not None and not self._base_checked:
+            try:
+                known = self._archive.read_base()[0] == archived.etag
+            except Permanent as reason:
+                if reason.code is not ExitCode.STATE_DAMAGED:
+                    raise
+                known = False
+            self._archive_due = self._archive_due or not known
+        self._base_checked = True
+
     def _publish(self, now_s: float, *, at_most_every_s: float) -> None:
+        self._check_base()
         if not self._archive_due or now_s - self._archived_s < at_most_every_s:
             return
         former = self._committer.content.archive
@@ -193,12 +236,11 @@ class Keeper:
             origin = Origin.decode(self._committer.index.meta)
             if origin.failing_since_s is None:
                 since_s = time.time() - failing_s
-                self._committer.index.set_meta(replace(origin, failing_since_s=since_s).encode())
-        if (
-            failing_s > lease.BLIND_S
-            and isinstance(reason, Unavailable)
-            and self._settings.policies.store_down == "stop"
-        ):
+                try:
+                    self._committer.index.set_meta(replace(origin, failing_since_s=since_s).encode())
+                except OSError:
+                    pass  # the disk is what fails; the next failure tries again
+        if self._blind and now_s - self._looked_s > lease.BLIND_S and self._settings.policies.store_down == "stop":
             self.store_down = True
 
     def _recovered(self, now_s: float) -> None:
@@ -259,7 +301,14 @@ def _begin(
     stored = reclaim(
         HeadFile(store, bucket=settings.buckets.state, bot_id=settings.bot_id), epoch=epoch, instance=instance
     )
-    index = folder.open_index()
+    try:
+        index = folder.open_index()
+    except ValueError as reason:
+        raise Fatal(
+            f"The index in {settings.paths.state} cannot be read ({clip(str(reason))}): start the bot anew, so that its start "
+            "decides between the tree and the store.",
+            code=ExitCode.REFUSED,
+        ) from reason
     if index is None:
         raise Fatal(
             f"{settings.paths.state} has no index: run `runtime daemon init` first, which restores the state.",
@@ -348,7 +397,12 @@ def _end(
         keeper.release()
     except Fenced:
         shipper.fence()
-        keeper.set_aside_unsynced()
+        try:
+            keeper.set_aside_unsynced()
+        except (Fault, OSError) as reason:
+            # The tree stays where it is, with its index: the next start here compares it and sets it aside.
+            told = reason.sentence if isinstance(reason, Fault) else str(reason)
+            shipper.say(f"Another instance took over, and unsynced state could not be set aside: {clip(told)}")
         if last_lines.ident is None:
             last_lines.start()
         last_lines.join()

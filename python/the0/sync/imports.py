@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 
-from the0 import canonical, files, names, statehash
+from the0 import canonical, files, names
 from the0.objects.store import PreconditionFailed
 from the0.sync import archive
 from the0.sync.archive import ArchiveFile
@@ -34,7 +34,7 @@ def import_archive(
         finally:
             os.close(spool_fd)
         whole = any(child != names.SDK_STATE_DIR for child in os.listdir(unpacked_fd))
-        keys = _digests(unpacked_fd)
+        keys = archive.digest_keys(unpacked_fd)
         bring = _replace_tree if whole else _merge_keys
         notes = bring(folder, committer, unpacked_fd, stored)
         committer.commit(committer.scan(), imported_etag=etag)
@@ -89,10 +89,7 @@ def _replace_tree(folder: StateFolder, committer: Committer, unpacked_fd: int, _
 def _merge_keys(folder: StateFolder, committer: Committer, unpacked_fd: int, stored: ArchiveFile) -> list[str]:
     # Digests of an archive that this lineage never wrote say nothing about its keys.
     base = stored.read_base()[1] if committer.content.archive is not None else {}
-    theirs = _digests(unpacked_fd)
-    present = archive.read_keys(folder.root_fd) or {}
-    ours = {key: statehash.digest(data) for key, data in present.items()}
-    plan = archive.merge(base=base, theirs=theirs, ours=ours)
+    plan = archive.merge(base=base, theirs=archive.digest_keys(unpacked_fd), ours=archive.digest_keys(folder.root_fd))
     for key in plan.delete:
         _delete_key(folder.root_fd, key)
     kept = [*plan.kept]
@@ -130,7 +127,3 @@ def _delete_key(root_fd: int, key: str) -> None:
         files.remove_tree(fd, leaf)
     finally:
         os.close(fd)
-
-
-def _digests(root_fd: int) -> dict[str, str]:
-    return {key: statehash.digest(data) for key, data in (archive.read_keys(root_fd) or {}).items()}

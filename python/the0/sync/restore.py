@@ -1,14 +1,14 @@
 """A restore: the segments of one generation become the tree. All or nothing, also over kill -9.
 
-The tree is built in `.the0/restore` and renamed into place child by child, under the mark `index.restoring`; the index is written
-last. A start that finds the mark wipes and does it again.
+The tree is built in `.the0/restore`, before anything that is there is touched, and renamed into place child by child under the mark
+`index.restoring`; the index is written last. A start that finds the mark wipes and does it again.
 """
 
 from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 from the0 import names, statehash
 from the0.errors import ExitCode, Fatal, Permanent, clip
@@ -38,25 +38,30 @@ def restore(
     origin: Origin,
     max_bytes: int,
     stop: threading.Event,
+    make_way: Callable[[], None] = lambda: None,
 ) -> statehash.Index:
-    """Puts `content` into the folder, whose tree must be empty, and returns its saved index.
+    """Puts `content` into the folder and returns its saved index. `make_way` is called when all is built: it removes the present
+    tree, which is untouched up to then.
 
     Raises Permanent (STATE_DAMAGED) where a segment is missing or not what HEAD names, STATE_LIMIT where the tree would
-    be too large, StoppedEarly, OSError of the local disk. The tree is empty or marked afterwards, never half and unmarked.
+    be too large, StoppedEarly, OSError of the local disk. The tree is as it was, empty, or marked afterwards, never half and unmarked.
     """
-    folder.mark_restoring()
-    folder.drop_index()
-    if content.segments:
-        build_fd = folder.fresh_folder(names.RESTORE)
-        try:
-            built = statehash.Restore(build_fd, max_bytes=max_bytes)
+    built: statehash.Restore | None = None
+    build_fd = folder.fresh_folder(names.RESTORE)
+    try:
+        if content.segments:
+            # Half-way through a generation, files that grew may be there beside those that are to shrink.
+            built = statehash.Restore(build_fd, max_bytes=2 * max_bytes)
             _apply(built, content, store=store, bucket=bucket, bot_id=bot_id, stop=stop)
-            folder.move_in(build_fd)
-        finally:
-            os.close(build_fd)
-        index = built.index(folder.root_fd)
-    else:
-        index = statehash.Index()
+            if built.bytes > max_bytes:
+                raise _over_limit(content, bot_id, f"it holds {built.bytes} bytes")
+        make_way()
+        folder.mark_restoring()
+        folder.drop_index()
+        folder.move_in(build_fd)
+    finally:
+        os.close(build_fd)
+    index = built.index(folder.root_fd) if built is not None else statehash.Index()
     index.set_meta(origin.at(content).encode())
     folder.save_index(index)
     folder.unmark_restoring()
@@ -79,16 +84,20 @@ def _apply(
             built.apply(data, key=segment.key, digest=segment.digest)
         built.finish()
     except statehash.LimitError as reason:
-        raise Permanent(
-            f"Generation {content.generation} of bot {bot_id} is over MAX_STATE_SIZE_MB ({clip(str(reason))}): raise the limit.",
-            code=ExitCode.STATE_LIMIT,
-        ) from reason
+        raise _over_limit(content, bot_id, clip(str(reason))) from reason
     except (statehash.FormatError, statehash.DigestError) as reason:
         raise Permanent(
             f"Generation {content.generation} of bot {bot_id} is damaged in the store ({clip(str(reason))}): nothing was started; "
             "`runtime state verify` lists what is wrong, `runtime state adopt --local` takes a local tree instead.",
             code=ExitCode.STATE_DAMAGED,
         ) from reason
+
+
+def _over_limit(content: Content, bot_id: str, reason: str) -> Permanent:
+    return Permanent(
+        f"Generation {content.generation} of bot {bot_id} is over MAX_STATE_SIZE_MB ({reason}): raise the limit.",
+        code=ExitCode.STATE_LIMIT,
+    )
 
 
 def fetch_segments(content: Content, *, store: ObjectStore, bucket: str) -> Iterator[tuple[SegmentRef, bytes]]:

@@ -5,6 +5,7 @@ Used by `execute` (in a forked child) and by `daemon init`. Safe to kill at any 
 
 from __future__ import annotations
 
+import errno
 import os
 import threading
 import time
@@ -18,12 +19,14 @@ from the0.objects.store import ObjectStore
 from the0.settings import SyncSettings
 from the0.sync import archive, lease, table
 from the0.sync.commit import Committer, Fenced
-from the0.sync.head import Conflict, Content, HeadFile, Stored
+from the0.sync.head import ArchiveRef, Conflict, Content, HeadFile, Stored
 from the0.sync.imports import clear_sdk_state, import_archive
 from the0.sync.local import Origin, StateFolder, boot_id
 from the0.sync.restore import StoppedEarly, restore
 from the0.sync.table import Decision, Local, Remote
 
+_PASSING = (None, errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EINTR)
+"""Errors that say nothing about the index itself."""
 TRIES = 20
 """How often a claim that lost the race for HEAD begins again; each loss means that somebody else won."""
 
@@ -160,7 +163,7 @@ class _Start:
             pending = index.pending_meta if index is not None else None
             staged = Origin.decode(pending) if pending is not None else None
         except (statehash.FormatError, ValueError, OSError) as reason:
-            if isinstance(reason, OSError) and reason.errno is None:
+            if isinstance(reason, OSError) and reason.errno in _PASSING:
                 raise
             self._notes.append(f"The local index could not be read ({clip(str(reason))}) and is not used.")
             return _Found(Local(empty=not folder.children(), unreadable=True), None)
@@ -230,6 +233,9 @@ class _Start:
             new_lineage=decision.new_lineage,
             import_etag=importing,
         )
+        if decision.new_lineage and importing is None and self._archive_etag is not None:
+            # What a removed bot left behind is known, so that it is not imported later.
+            head = replace(head, content=replace(head.content, archive=ArchiveRef(self._archive_etag, 0)))
         return self._heads.swap(stored, head)
 
     # --- carrying out -----------------------------------------------------------------------------
@@ -272,17 +278,20 @@ class _Start:
             assert found.local.origin is not None
             index = found.index
             if decision.staged_true and index.pending_meta is not None:
-                index.confirm(b"")
+                index.confirm(origin.at(content).encode())
             elif index.pending_meta is not None:
                 index.abandon()  # the claim moved HEAD, so what was staged can never arrive
             index.set_meta(origin.at(content).encode())
             if not found.local.same_boot:
                 folder.save_index(index)  # the rehash took down new times
             return index
-        if decision.aside:
-            self._leave_tree(folder, found, decision)
-        else:
-            folder.drop_index()
+
+        def make_way() -> None:
+            if decision.aside:
+                self._leave_tree(folder, found, decision)
+            else:
+                folder.drop_index()
+
         if decision.tree == "restore":
             return restore(
                 folder,
@@ -293,7 +302,9 @@ class _Start:
                 origin=origin,
                 max_bytes=self._settings.limits.state_bytes,
                 stop=self._stop,
+                make_way=make_way,
             )
+        make_way()
         index = statehash.Index()
         index.set_meta(origin.at(content).encode())
         folder.save_index(index)
@@ -322,7 +333,8 @@ class _Start:
         """What must be committed before the bot may start: an adopted tree, an imported or cleared archive."""
         if decision.tree == "adopt":
             committer.commit(committer.scan())
-        if decision.archive == "clear":
+        # Looked at again under the claim: a former holder may have written its first archive while we looked.
+        if decision.archive == "clear" and self._archive.look()[0] is None:
             clear_sdk_state(folder, committer, self._archive)
             self._notes.append("The SDK state was cleared from outside; the bot starts with an empty one.")
         elif decision.archive == "import":
