@@ -40,7 +40,7 @@ pub struct Tombstone {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Change {
     pub path: Vec<u8>,
-    /// The segment that holds it: the place in its pack until staged, the id from then on.
+    /// The id of the segment that holds it; 0 for `Refresh`.
     pub segment: u32,
     pub op: Op,
 }

@@ -5,6 +5,7 @@
 //! order of their names, its folders' lists following in the order in which they were named) and the tombstones.
 
 use std::collections::VecDeque;
+use std::sync::Arc;
 
 use crate::block;
 use crate::catalog::{Catalog, Change, Op, Segment, Tombstone};
@@ -22,7 +23,7 @@ pub struct Staged {
     /// (key, digest, stored, raw)
     pub segments: Vec<(String, [u8; 32], u64, u64)>,
     /// With the segments' ids.
-    pub changes: Vec<Change>,
+    pub changes: Arc<Vec<Change>>,
 }
 
 fn put_meta(out: &mut Vec<u8>, m: &Meta) {
@@ -189,7 +190,7 @@ pub fn put_staged(staged: &Staged) -> Vec<u8> {
         put_segment(&mut out, key, digest, *stored, *raw);
     }
     out.extend_from_slice(&(staged.changes.len() as u32).to_le_bytes());
-    for Change { path, segment, op } in &staged.changes {
+    for Change { path, segment, op } in staged.changes.iter() {
         put_sized(&mut out, path);
         out.extend_from_slice(&segment.to_le_bytes());
         let mut head = |kind: u8, meta: &Meta| {
@@ -221,9 +222,9 @@ pub fn put_staged(staged: &Staged) -> Vec<u8> {
 
 pub fn get_staged(payload: &[u8]) -> Result<Staged> {
     let r = &mut Reader::new(payload);
-    let mut staged = Staged { meta: r.sized()?.to_vec(), segments: Vec::new(), changes: Vec::new() };
+    let (meta, mut segments, mut changes) = (r.sized()?.to_vec(), Vec::new(), Vec::new());
     for _ in 0..r.u32()? {
-        staged.segments.push(get_segment(r)?);
+        segments.push(get_segment(r)?);
     }
     for _ in 0..r.u32()? {
         let path = r.sized()?.to_vec();
@@ -245,10 +246,10 @@ pub fn get_staged(payload: &[u8]) -> Result<Staged> {
             }
             _ => return Err(Error::format("the index's log holds a change of unknown kind")),
         };
-        staged.changes.push(Change { path, segment, op });
+        changes.push(Change { path, segment, op });
     }
     if !r.is_empty() {
         return Err(Error::format("the index's log holds more than it should"));
     }
-    Ok(staged)
+    Ok(Staged { meta, segments, changes: Arc::new(changes) })
 }

@@ -163,7 +163,7 @@ impl Index {
         for (key, digest, stored, raw) in staged.segments {
             self.catalog.add_segment(key, digest, stored, raw)?;
         }
-        for change in &staged.changes {
+        for change in staged.changes.iter() {
             if change.segment > self.catalog.last_id || paths::refusal(&change.path).is_some() {
                 return Err(Error::format("the index's log names an impossible path or segment"));
             }

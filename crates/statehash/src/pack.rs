@@ -50,7 +50,9 @@ pub struct Pack {
     /// Used again and again: fresh memory costs more than what is written into it.
     frames: Arc<Pool>,
     buffers: Arc<Pool>,
-    changes: Vec<Change>,
+    changes: Arc<Vec<Change>>,
+    /// The id of the first segment; the index does not change meanwhile.
+    base: u32,
     segments: Vec<([u8; 32], u64, u64)>,
     pub incomplete: Vec<Vec<u8>>,
     pub moved: bool,
@@ -74,7 +76,8 @@ impl Pack {
             ready: BTreeMap::new(),
             frames: Arc::default(),
             buffers: Arc::default(),
-            changes: Vec::new(),
+            changes: Arc::default(),
+            base: 0,
             segments: Vec::new(),
             incomplete,
             moved: false,
@@ -104,7 +107,7 @@ impl Pack {
         self.changes.iter().any(|c| !matches!(c.op, Op::Refresh(_)) && paths::at_or_below(&c.path, prefix))
     }
 
-    /// The transaction for `Index::stage`; the pack is empty afterwards if `take`.
+    /// The transaction for `Index::stage`.
     pub fn staged(&self, index: &Index, keys: &[String], meta: &[u8]) -> Result<Staged> {
         if !self.finished || self.failed {
             return Err(Error::Misuse("the pack is not at its end".into()));
@@ -115,18 +118,8 @@ impl Pack {
         if keys.len() != self.segments.len() {
             return Err(Error::Misuse(format!("{} keys for {} segments", keys.len(), self.segments.len())));
         }
-        let base = index.next_id();
         let segments = keys.iter().zip(&self.segments).map(|(key, (digest, stored, raw))| (key.clone(), *digest, *stored, *raw));
-        let mut changes = self.changes.clone();
-        for change in &mut changes {
-            match &mut change.op {
-                Op::Refresh(_) => continue,
-                Op::Large { blocks, .. } => blocks.iter_mut().for_each(|(_, b)| b.segment += base),
-                _ => {}
-            }
-            change.segment += base;
-        }
-        Ok(Staged { meta: meta.to_vec(), segments: segments.collect(), changes })
+        Ok(Staged { meta: meta.to_vec(), segments: segments.collect(), changes: Arc::clone(&self.changes) })
     }
 
     /// The next segment; None at the end. An error leaves the pack unusable.
@@ -141,6 +134,7 @@ impl Pack {
             return Err(Error::Misuse("the index changed since the scan".into()));
         }
         self.failed = true;
+        self.base = index.next_id();
         let segment = self.build(index.tree(), pulse)?;
         self.failed = false;
         Ok(segment)
@@ -214,6 +208,8 @@ impl Pack {
         }
         if self.ready.is_empty() && self.large.is_none() && self.planned == self.taken && !self.more() {
             self.finished = true;
+            self.frames.close();
+            self.buffers.close();
         }
         if builder.is_empty() {
             return Ok(None);
@@ -296,7 +292,7 @@ impl Pack {
     /// Puts what is ready, in order, into the segment; false once the segment is full.
     fn put(&mut self, builder: &mut Builder, tail: &mut Worker<'_>) -> Result<bool> {
         while let Some(mut done) = self.ready.remove(&self.taken) {
-            let number = self.segments.len() as u32;
+            let number = self.number();
             while let Some(piece) = done.pieces.front() {
                 if !builder.fits(piece.frame.len(), piece.raw, self.options.segment_bytes) {
                     self.ready.insert(self.taken, done);
@@ -306,11 +302,10 @@ impl Pack {
                 builder.push(&piece.frame, piece.raw, piece.records);
                 self.frames.give(piece.frame);
                 for mut change in piece.changes {
-                    change.segment = number;
                     if let Op::Large { blocks, .. } = &mut change.op {
                         blocks.iter_mut().for_each(|(_, b)| b.segment = number);
                     }
-                    self.changes.push(change);
+                    self.note(change.path, change.op);
                 }
                 if let (Some(found), Some(large)) = (piece.range, &mut self.large) {
                     large.take(found, number);
@@ -339,8 +334,18 @@ impl Pack {
                 builder.push(&piece.frame, piece.raw, piece.records);
             }
         }
-        self.changes.push(Change { path, segment: self.segments.len() as u32, op });
+        self.note(path, op);
         Ok(())
+    }
+
+    /// The id of the segment that is being built.
+    fn number(&self) -> u32 {
+        self.base.saturating_add(self.segments.len() as u32)
+    }
+
+    fn note(&mut self, path: Vec<u8>, op: Op) {
+        let segment = if matches!(op, Op::Refresh(_)) { 0 } else { self.number() };
+        Arc::make_mut(&mut self.changes).push(Change { path, segment, op });
     }
 }
 
