@@ -70,14 +70,14 @@ class Index:
         """Meta of a staged transaction that was neither confirmed nor abandoned, also after `open`."""
     def stage(self, pack: Pack, keys: list[str], meta: bytes) -> None:
         """Writes down what the index will be once `pack`, stored under `keys` (one for each segment, in order), is committed.
-        Only one transaction can be staged."""
+        Only one transaction can be staged. ValueError if the index changed since the pack's scan; an abandoned pack may be staged again."""
     def confirm(self, meta: bytes) -> None:
         """The staged transaction became true; meta replaces the former."""
     def abandon(self) -> None:
         """The staged transaction did not happen."""
     def segments(self) -> list[tuple[str, str, int, int]]:
-        """(key, digest, stored bytes, live bytes) in generation order. Live bytes are an estimate in stored-byte
-        terms or raw bytes of content still referenced (documented in index.rs)."""
+        """(key, digest, stored bytes, live bytes) in generation order. Live: the share of the stored bytes whose records still
+        count, removals that keep older segments from bringing paths back included (catalog.rs says why)."""
     def entries(self) -> Iterator[Entry]:
         """In byte order of the paths."""
     def get(self, path: bytes) -> Entry | None: ...
@@ -106,7 +106,7 @@ class Scan:
     """Of the whole tree as it is now. (Last, since the name hides the type.)"""
 
 def scan(root_fd: int, index: Index, *, skip: bytes = b".the0", threads: int = 1) -> Scan:
-    """Walks the tree below root_fd: getdents and statx only, no file opened. `skip` is a top-level name left out.
+    """Walks the tree below root_fd: getdents and statx only, no file opened. `skip` is a top-level name left out, as `.the0` always is.
     An entry counts as unchanged when kind, mode, size, mtime_ns, ctime_ns and inode are the index's and its
     times are older than the look that recorded them by more than the clock's granularity."""
 
@@ -147,7 +147,8 @@ class Pack:
         state read is stored, whole)."""
     @property
     def incomplete(self) -> list[bytes]:
-        """Files left at their last stored version: over max_file_bytes, or unreadable (EACCES)."""
+        """Files left at their last stored version: over max_file_bytes, or unreadable (EACCES). Also folders that may not be read
+        (all below them stays as it was) and names whose path exceeds 16 KiB."""
     def touches(self, prefix: bytes) -> bool:
         """After the end: whether stored changes lie at or below prefix."""
 

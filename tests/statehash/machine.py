@@ -60,8 +60,3 @@ def listing(segments: list[Stored]) -> sh.Listing:
 
 def entries(of: sh.Index | sh.Listing) -> list[tuple[bytes, str, int, int, int, str]]:
     return [(e.path, e.kind, e.mode, e.size, e.mtime_ns, e.digest) for e in of.entries()]
-
-
-def contents(of: sh.Index | sh.Listing) -> list[tuple[bytes, str, int, int, int, str]]:
-    """As `entries`; a link's mode means nothing and is left out."""
-    return [(path, kind, 0 if kind == "link" else mode, *rest) for path, kind, mode, *rest in entries(of)]  # type: ignore[misc]

@@ -31,12 +31,12 @@ def test_every_generation_comes_back(tmp_path: Path, seed: int) -> None:
             restored = machine.restore(dest, segments)
             assert oracle.read(dest) == seen
             listed = machine.listing(segments)
-            assert machine.contents(index) == machine.contents(listed) == machine.contents(restored)
+            assert machine.entries(index) == machine.entries(listed) == machine.entries(restored)
             assert [e.path for e in index.entries()] == sorted(seen)
             if rng.random() < 0.5:
                 index = sh.Index.open(home_fd, "index")
                 assert (index.meta, index.pending_meta) == (b"g%d" % generation, None)
-                assert machine.contents(index) == machine.contents(listed)
+                assert machine.entries(index) == machine.entries(listed)
             with machine.folder(dest) as fd:
                 assert sh.differences(fd, restored) == []
             packing, stored = machine.pack(dest, restored)

@@ -45,7 +45,7 @@ impl Scan {
 }
 
 pub struct Options<'a> {
-    /// A top-level name that is left out.
+    /// A top-level name that is left out, as the reserved one always is.
     pub skip: &'a [u8],
     pub threads: usize,
     /// Every file and link counts as changed.
@@ -136,7 +136,7 @@ fn visit(
             remove(tree, &folder.path, gone, out);
         }
         let node = known.next_if(|n| tree.name(n) == name);
-        if folder.stat.is_none() && name == options.skip {
+        if folder.stat.is_none() && (name == options.skip || name == paths::RESERVED) {
             continue;
         }
         if stat.kind == Kind::Special {

@@ -5,6 +5,7 @@
 
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::panic::{catch_unwind, AssertUnwindSafe};
 use std::sync::{Condvar, Mutex, MutexGuard};
 
 use rustix::fs::{statx, AtFlags, FileType, RawDir, Statx, StatxFlags};
@@ -201,7 +202,9 @@ pub fn spread<T: Send, S: Send>(
             };
             s.busy += 1;
             drop(s);
-            let result = visit(item, &mut mine, &mut more);
+            // A panic must not leave the others waiting for this one.
+            let result = catch_unwind(AssertUnwindSafe(|| visit(item, &mut mine, &mut more)));
+            let result = result.unwrap_or_else(|_| Err(Error::Misuse("a worker thread panicked".into())));
             let mut s = lock();
             s.busy -= 1;
             s.todo.append(&mut more);
