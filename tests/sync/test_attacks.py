@@ -63,11 +63,12 @@ def full_disk(*_: object) -> None:
     raise OSError(errno.ENOSPC, "No space left on device")
 
 
-def meddle(kept: Kept, before: Callable[[str, str], object]) -> None:
+def meddle(kept: Kept, before: Callable[[str, str], object]) -> Meddled:
     meddled = Meddled(kept.store)  # type: ignore[arg-type]
     meddled.before = before
     kept.keeper._committer._store = meddled  # type: ignore[assignment]
     kept.keeper._committer._heads._store = meddled  # type: ignore[assignment]
+    return meddled
 
 
 def sdk_state(host: Host) -> dict[str, bytes]:
@@ -148,6 +149,37 @@ def test_a_holder_denied_to_read_head_obeys_store_down(world: World) -> None:
         assert kept.keeper.store_down
 
 
+def test_a_commit_whose_reply_was_lost_goes_on_in_the_same_process(world: World) -> None:
+    host = world.host()
+    world.start(host)
+    away = [False]
+
+    def unreachable(*_: object) -> None:
+        if away[0]:
+            raise Unavailable("The connection is gone.")
+
+    def cut(method: str, _: str) -> None:
+        if method == "put_if" and not away[0]:
+            away[0] = True
+            raise Unavailable("The reply was lost.")
+
+    with keeping(world, host) as kept:
+        meddled = meddle(kept, unreachable)
+        meddled.after = cut
+        write_tree(host.state, {"a": b"1"})
+        kept.keeper.one_pass(1.0)
+        assert world.head.content.generation == 1
+        assert len(kept.said) == 1
+        write_tree(host.state, {"a": b"2"})
+        away[0] = False
+        meddled.after = lambda *_: None
+        kept.keeper.one_pass(10.0)
+        assert world.head.content.generation == 2
+        assert len(kept.said) == 2
+    assert world.stored_tree() == host.tree
+    world.check()
+
+
 # --- a local disk that fails ----------------------------------------------------------------------------
 
 
@@ -225,6 +257,39 @@ def test_a_fenced_holder_that_cannot_set_aside_is_still_fenced(world: World, mon
 
 
 # --- races with a holder that still runs ------------------------------------------------------------------
+
+
+def test_two_first_starts_at_once_are_no_lost_head(world: World) -> None:
+    """The other one claims and commits between our look at HEAD and our look for segments."""
+    there = world.host("there")
+
+    def after(method: str, _: str) -> None:
+        if method == "head" and not there.state.exists():
+            world.start(there)
+            write_tree(there.state, {"a": b"1"})
+            world.commit(there)
+
+    meddled = Meddled(world.store)
+    head_seen = threading.Event()
+
+    def before(method: str, asked: str) -> None:
+        if method == "head" and asked == names.archive_key(world.bot_id):
+            assert head_seen.wait(10)
+
+    original = HeadFile.read
+
+    def read(heads: HeadFile) -> Any:
+        found = original(heads)
+        head_seen.set()
+        return found
+
+    meddled.before, meddled.after = before, after
+    here = world.host("here")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(HeadFile, "read", read)
+        start(here.settings, meddled, instance="second")  # type: ignore[arg-type]
+    assert here.tree == {b"a": ("file", b"1")}
+    world.check()
 
 
 def test_an_archive_that_appears_while_looking_is_not_cleared(world: World) -> None:

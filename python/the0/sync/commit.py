@@ -87,7 +87,9 @@ class Committer:
 
         Raises OverLimit, Fenced, Unavailable (outcome unknown: `resolve`, or commit again), OSError of the local disk.
         """
-        self.resolve()
+        if self.index.pending_meta is not None:
+            self.resolve()
+            scan = self.scan()  # the one given was held against the index as it was before
         if scan.bytes > self._max_bytes:
             raise OverLimit(
                 f"The state of bot {self._bot_id} is {scan.bytes} bytes, over MAX_STATE_SIZE_MB ({self._max_bytes // 2**20}): "

@@ -140,11 +140,15 @@ class _Start:
         stored = heads[0]
         etag, ours = archives[0]
         self._archive_etag = etag
-        content = stored.head.content if stored else None
         leftovers = stored is None and (
             (etag is not None and ours)
             or next(iter(self._store.list(self._bucket, names.segments_prefix(self._bot_id))), None) is not None
         )
+        if leftovers:
+            # Another first start may have been at work since HEAD was looked for.
+            stored = self._heads.read()
+            leftovers = stored is None
+        content = stored.head.content if stored else None
         return stored, Remote(
             head=stored.head if stored else None,
             archive=archive.fact(etag, ours=ours, content=content),
