@@ -22,6 +22,7 @@ from the0 import names
 from the0.objects.open import open_store
 from the0.objects.store import ObjectStore
 from the0.sync.head import Head, HeadFile
+from the0.sync.log_reader import read
 from the0.sync.verify import verify
 
 COUNTER = """
@@ -270,3 +271,17 @@ def test_logs_are_in_the_store_after_a_stop(network: Network, tmp_path: Path) ->
     ]
     pieces = list(network.store.list(network.logs_bucket, names.log_pieces_prefix(network.bot_id, day)))
     assert pieces == []
+
+
+def test_why_a_start_failed_is_in_the_stored_log(network: Network, tmp_path: Path) -> None:
+    place = network.place(tmp_path / "one")
+    place.env["CODE_FILE"] = "u1/missing/1.0.0"
+    ended = place.run()
+    assert ended.code == 203
+    assert "u1/missing/1.0.0" in ended.err
+    place.env["CODE_FILE"] = CODE_KEY
+    run = place.start()
+    run.wait_for("counted 3")
+    assert run.stop().code == 0
+    told = [line for line in read(network.store, network.logs_bucket, network.bot_id) if b"u1/missing" in line]
+    assert len(told) == 1, "said once, though the disk's log and the store both could have told it"
