@@ -381,6 +381,26 @@ def test_an_import_cut_off_before_its_digests_were_kept_heals(world: World) -> N
     world.check()
 
 
+def test_an_imported_archive_is_soon_replaced_by_ours(world: World) -> None:
+    """Otherwise an edit of one key in an archive of the earlier layout would bring the whole state of that day back."""
+    host = world.host()
+    put_archive(world, tar_of({"days.json": b"1", SDK: b"1"}))
+    world.start(host)
+    with keeping(world, host) as kept:
+        write_tree(host.state, {"days.json": b"2"})
+        kept.keeper.one_pass(1.0)
+        kept.keeper.finish(deadline_s=1e9)
+        kept.keeper.release()
+    stored = world.store.get(world.buckets.state, names.archive_key(world.bot_id), limit_bytes=10_000)
+    with tarfile.open(fileobj=io.BytesIO(stored.data)) as tar:
+        assert tar.getnames() == [SDK]
+    put_archive(world, tar_of({SDK: b"edited"}))
+    world.start(host)
+    assert sdk_state(host) == {"cash.json": b"edited"}
+    assert (host.state / "days.json").read_bytes() == b"2"
+    world.check()
+
+
 def test_a_time_beyond_all_times_is_a_damaged_archive(world: World) -> None:
     raw = io.BytesIO()
     with tarfile.open(fileobj=raw, mode="w:gz", format=tarfile.PAX_FORMAT) as tar:

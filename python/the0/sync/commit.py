@@ -112,7 +112,7 @@ class Committer:
         else:
             self.index.stage(pack, [], self.index.meta)
             self.index.confirm(self.index.meta)
-            archive = ArchiveRef(imported_etag, self.content.generation) if imported_etag is not None else None
+            archive = _imported(imported_etag, self.content.generation) if imported_etag is not None else None
             if archive is not None or outcome.incomplete != self.content.incomplete:
                 self.record(archive=archive, end_import=archive is not None, incomplete=outcome.incomplete)
         return outcome
@@ -197,7 +197,7 @@ class Committer:
             )
             claim = former.claim
             if imported_etag is not None:
-                content = replace(content, archive=ArchiveRef(imported_etag, content.generation))
+                content = replace(content, archive=_imported(imported_etag, content.generation))
                 claim = replace(claim, import_etag=None)
             head = with_nonce(Head(content=content, claim=claim))
             origin = Origin.decode(self.index.meta).at(content)
@@ -233,6 +233,12 @@ class Committer:
         if not known.of(now.head.content) and not (staged and Origin.decode(staged).of(now.head.content)):
             raise Fenced
         self.stored = now
+
+
+def _imported(etag: str, generation: int) -> ArchiveRef:
+    """As of the generation before, so that the daemon soon writes ours in its place: an edit of one key in an archive of the
+    earlier layout would else be taken for a whole state."""
+    return ArchiveRef(etag, max(generation - 1, 0))
 
 
 def _putter(store: ObjectStore, bucket: str, key: str, segment: statehash.Segment) -> Callable[[], None]:
