@@ -38,12 +38,15 @@ fn median(mut work: impl FnMut() -> Result<()>) -> Result<f64> {
 }
 
 /// Median times of several works that take turns, so that what else the machine does meets all of them alike.
-fn turns<const N: usize>(works: [&mut dyn FnMut() -> Result<()>; N]) -> Result<[f64; N]> {
+fn turns<const N: usize>(base: &Path, root: &OwnedFd, works: [&mut dyn FnMut() -> Result<()>; N]) -> Result<[f64; N]> {
     let rounds = ROUNDS.load(Ordering::Relaxed);
     let mut times = [(); N].map(|()| Vec::new());
     let mut works = works;
     for _ in 0..rounds {
         for (work, times) in works.iter_mut().zip(&mut times) {
+            // What the one before left to be written is not this one's to wait for.
+            clear(base)?;
+            sync(root)?;
             let begun = Instant::now();
             work()?;
             times.push(begun.elapsed().as_secs_f64() * 1000.0);
@@ -53,6 +56,16 @@ fn turns<const N: usize>(works: [&mut dyn FnMut() -> Result<()>; N]) -> Result<[
         t.sort_by(f64::total_cmp);
         t[rounds / 2]
     }))
+}
+
+/// What the works make, all in one place, so that a long run does not fill the disk.
+const MADE: &str = "made";
+
+fn clear(base: &Path) -> Result<()> {
+    match std::fs::remove_dir_all(base.join(MADE)) {
+        Err(e) if e.kind() != std::io::ErrorKind::NotFound => Err(failed(e)),
+        _ => Ok(()),
+    }
 }
 
 fn failed(e: std::io::Error) -> Error {
@@ -161,12 +174,16 @@ fn main() -> Result<()> {
     let segments = commit(&root, &mut index)?;
     let home = fresh(&base.join("home"))?;
     index.save(home.as_fd(), "index", false)?;
-    let [walk, tick, tick2, opened] = turns([
-        &mut || plain_walk(&root).map(drop),
-        &mut || look(&root, &index, 1).map(|s| assert!(s.changed.is_empty() && s.removed.is_empty())),
-        &mut || look(&root, &index, 2).map(drop),
-        &mut || Index::open(home.as_fd(), "index").and_then(|i| look(&root, &i, 1)).map(drop),
-    ])?;
+    let [walk, tick, tick2, opened] = turns(
+        base,
+        &root,
+        [
+            &mut || plain_walk(&root).map(drop),
+            &mut || look(&root, &index, 1).map(|s| assert!(s.changed.is_empty() && s.removed.is_empty())),
+            &mut || look(&root, &index, 2).map(drop),
+            &mut || Index::open(home.as_fd(), "index").and_then(|i| look(&root, &i, 1)).map(drop),
+        ],
+    )?;
     let open = median(|| Index::open(home.as_fd(), "index").map(drop))?;
     let save = median(|| index.save(home.as_fd(), "index", false))?;
     let stored: usize = segments.iter().map(|s| s.bytes.len()).sum();
@@ -174,8 +191,11 @@ fn main() -> Result<()> {
     println!("tick, 1 thread                  {tick:8.2}  {:5.2} S", tick / walk);
     println!("tick, 2 threads                 {tick2:8.2}  {:5.2} S", tick2 / walk);
     println!("index opened anew and tick      {opened:8.2}  {:5.2} S", opened / walk);
-    let [first, first_alone] =
-        turns([&mut || packed(&root, &Index::default(), 2).map(drop), &mut || packed(&root, &Index::default(), 1).map(drop)])?;
+    let [first, first_alone] = turns(
+        base,
+        &root,
+        [&mut || packed(&root, &Index::default(), 2).map(drop), &mut || packed(&root, &Index::default(), 1).map(drop)],
+    )?;
     println!("index: open {open:.2}, save {save:.2}");
     println!("first scan and pack, 2 threads  {first:8.2}  ({stored} bytes stored)");
     println!("first scan and pack, 1 thread   {first_alone:8.2}");
@@ -189,10 +209,8 @@ fn main() -> Result<()> {
     })?;
     println!("one small file changed: commit  {one:8.2}");
 
-    let n = std::cell::Cell::new(0);
-    let restore = |threads: usize| -> Result<()> {
-        n.set(n.get() + 1);
-        let dest = fresh(&base.join(format!("restored-{}", n.get())))?;
+    let restore = |threads: usize, synced: bool| -> Result<()> {
+        let dest = fresh(&base.join(MADE))?;
         let to = rustix::io::dup(&dest).map_err(|e| Error::os(b"", e))?;
         let mut restoring = Restore::new(to, Limits { max_bytes: None, max_entries: u64::MAX });
         for segment in &segments {
@@ -200,32 +218,38 @@ fn main() -> Result<()> {
             restoring.apply(&segment.bytes, "k", digest.as_str(), threads, &|| Ok(()))?;
         }
         restoring.finish(true, &|| Ok(()))?;
-        sync(&dest)
+        if synced {
+            sync(&dest)?;
+        }
+        Ok(())
     };
-    let copy = || {
-        n.set(n.get() + 1);
-        let dest = base.join(format!("copied-{}", n.get()));
+    let copy = |synced: bool| {
+        let dest = base.join(MADE);
         run(Command::new("cp").arg("-a").arg(&source).arg(&dest))?;
-        sync(&folder(&dest)?)
+        if synced {
+            sync(&folder(&dest)?)?;
+        }
+        Ok(())
     };
-    let [alone, two, copied] = turns([&mut || restore(1), &mut || restore(2), &mut || copy()])?;
-    println!("restore 1 / 2 threads, syncfs   {alone:8.2}  {two:8.2}; cp -a, syncfs {copied:.2}: {:.2} of it", two / copied);
+    for synced in [false, true] {
+        let works: [&mut dyn FnMut() -> Result<()>; 3] =
+            [&mut || restore(1, synced), &mut || restore(2, synced), &mut || copy(synced)];
+        let [alone, two, copied] = turns(base, &root, works)?;
+        let what = if synced { "with syncfs" } else { "alone" };
+        println!("restore 1 / 2 threads           {alone:8.2}  {two:8.2}; cp -a {copied:.2}: {:.2} of it, {what}", two / copied);
+    }
 
     let archive = base.join("code.zip");
     if let Some(zip) = std::env::args().nth(5) {
         std::fs::copy(zip, &archive).map_err(failed)?;
         let fd = folder(&archive)?;
         let ours = |threads: usize| {
-            n.set(n.get() + 1);
-            let dest = fresh(&base.join(format!("unzipped-{}", n.get())))?;
+            let dest = fresh(&base.join(MADE))?;
             let limits = unzip::Limits { max_entries: 200_000, max_bytes: 8 << 30, max_ratio: 200 };
             unzip::unzip(fd.as_fd(), dest.as_fd(), limits, threads, &|| Ok(())).map(drop)
         };
-        let theirs = || {
-            n.set(n.get() + 1);
-            run(Command::new("unzip").arg("-q").arg(&archive).arg("-d").arg(base.join(format!("theirs-{}", n.get()))))
-        };
-        let [alone, two, theirs] = turns([&mut || ours(1), &mut || ours(2), &mut || theirs()])?;
+        let theirs = || run(Command::new("unzip").arg("-q").arg(&archive).arg("-d").arg(base.join(MADE)));
+        let [alone, two, theirs] = turns(base, &root, [&mut || ours(1), &mut || ours(2), &mut || theirs()])?;
         println!("unzip 1 / 2 threads             {alone:8.2}  {two:8.2}; unzip -q {theirs:.2}");
     }
     std::fs::remove_dir_all(base).map_err(failed)

@@ -25,7 +25,7 @@ pub enum Look {
     Other,
     /// A regular file over `WHOLE`.
     Large,
-    /// The content is in the buffer; `moved` if it changed while it was read, `steady` if the last reading was undisturbed.
+    /// The content is in the buffer; `moved` if it changed while it was read. If it never stood still, it is as last read.
     Content { meta: Meta, moved: bool },
 }
 
