@@ -34,8 +34,5 @@ def grown_kib(how: str) -> int:
 
 
 def test_what_a_thread_freed_is_not_kept() -> None:
+    # Without `keep_little` it is 5 to 20 MB, as the C library happens to lay it out.
     assert grown_kib("keep_little") < 2000
-
-
-def test_and_would_be_otherwise() -> None:
-    assert grown_kib("as it is") > 10_000
