@@ -33,6 +33,11 @@ class Limits:
     state_bytes: int = 8192 * MIB
     state_file_bytes: int = 8192 * MIB
 
+    @property
+    def left_out_over_bytes(self) -> int | None:
+        """Files over this keep their last stored version; None where only the limit of the whole tree counts."""
+        return self.state_file_bytes if self.state_file_bytes < self.state_bytes else None
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Paths:

@@ -127,17 +127,7 @@ class World:
         assert stored is not None
         index = folder.open_index()
         assert index is not None
-        limits = host.settings.limits
-        return Committer(
-            store=store or self.store,
-            bucket=self.buckets.state,
-            bot_id=self.bot_id,
-            folder=folder,
-            index=index,
-            stored=stored,
-            max_bytes=limits.state_bytes,
-            max_file_bytes=limits.state_file_bytes if limits.state_file_bytes < limits.state_bytes else None,
-        )
+        return Committer.of(host.settings, store or self.store, folder=folder, index=index, stored=stored)
 
     def commit(self, host: Host, *, store: ObjectStore | None = None) -> Committed:
         with StateFolder(host.settings.paths.state) as folder:

@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 from the0 import names, statehash
 from the0.errors import ExitCode, Permanent
 from the0.objects.store import ObjectStore
+from the0.settings import SyncSettings
 from the0.sync import lease
 from the0.sync.head import ArchiveRef, Conflict, Content, Head, HeadFile, SegmentRef, Stored, decode, with_nonce
 from the0.sync.lanes import Lane
@@ -67,6 +68,28 @@ class Committer:
         self._instance = stored.head.claim.instance
         self._max_bytes = max_bytes
         self._max_file_bytes = max_file_bytes
+
+    @classmethod
+    def of(
+        cls,
+        settings: SyncSettings,
+        store: ObjectStore,
+        *,
+        folder: StateFolder,
+        index: statehash.Index,
+        stored: Stored,
+    ) -> Committer:
+        """Of the bot that the settings name, within its limits."""
+        return cls(
+            store=store,
+            bucket=settings.buckets.state,
+            bot_id=settings.bot_id,
+            folder=folder,
+            index=index,
+            stored=stored,
+            max_bytes=settings.limits.state_bytes,
+            max_file_bytes=settings.limits.left_out_over_bytes,
+        )
 
     @property
     def content(self) -> Content:

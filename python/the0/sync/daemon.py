@@ -314,17 +314,7 @@ def _begin(
             f"{settings.paths.state} has no index: run `runtime daemon init` first, which restores the state.",
             code=ExitCode.REFUSED,
         )
-    limits = settings.limits
-    committer = Committer(
-        store=store,
-        bucket=settings.buckets.state,
-        bot_id=settings.bot_id,
-        folder=folder,
-        index=index,
-        stored=stored,
-        max_bytes=limits.state_bytes,
-        max_file_bytes=limits.state_file_bytes if limits.state_file_bytes < limits.state_bytes else None,
-    )
+    committer = Committer.of(settings, store, folder=folder, index=index, stored=stored)
     committer.resolve()
     origin = Origin.decode(index.meta)
     if not origin.of(stored.head.content) and not origin.of(committer.content):

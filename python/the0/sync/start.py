@@ -251,7 +251,7 @@ class _Start:
         committer: Committer | None = None
         try:
             index = self._tree(folder, found, decision, claimed.head.content, origin)
-            committer = self._committer(folder, index, claimed)
+            committer = Committer.of(self._settings, self._store, folder=folder, index=index, stored=claimed)
             self._settle(folder, committer, decision)
         except BaseException:
             self._give_back(committer.stored if committer else claimed)
@@ -345,19 +345,6 @@ class _Start:
             self._notes += import_archive(
                 folder, committer, self._archive, max_bytes=self._settings.limits.state_bytes, bot_id=self._bot_id
             )
-
-    def _committer(self, folder: StateFolder, index: statehash.Index, stored: Stored) -> Committer:
-        limits = self._settings.limits
-        return Committer(
-            store=self._store,
-            bucket=self._bucket,
-            bot_id=self._bot_id,
-            folder=folder,
-            index=index,
-            stored=stored,
-            max_bytes=limits.state_bytes,
-            max_file_bytes=limits.state_file_bytes if limits.state_file_bytes < limits.state_bytes else None,
-        )
 
     def _give_back(self, stored: Stored) -> None:
         """Releases the claim of a start that failed, so that the next one need not wait. Best effort: an unreleased claim
