@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 import signal
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -51,18 +51,29 @@ def _execute(flags: Sequence[str]) -> int:
         print(_EXECUTE_HELP, end="")
         return 0
     skip_sync = False
+    place_fd = ""
     for flag in flags:
         if flag == "--skip-sync":
             skip_sync = True
+        elif flag.startswith("--place="):  # of our own engine
+            place_fd = flag.partition("=")[2]
         elif flag in ("--query-server-only", "--query") or flag.startswith("--query="):
             return _refuse_execute(f"{flag.partition('=')[0]} is not part of this version yet: run the bot without it.")
         elif flag != "--skip-query-server":
             return _refuse_execute(f"runtime execute knows no {flag!r}: `runtime execute --help` lists its flags.")
     # A request to stop that comes before there is anybody to hear it waits; PID 1 would lose it.
     signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGTERM, signal.SIGINT, signal.SIGHUP))
+    environ: Mapping[str, str] = os.environ
+    if place_fd:
+        from the0.orchestrate import place
+
+        told = place.take(place_fd)
+        if isinstance(told, int):
+            return told
+        environ = told
     from the0.execute import run
 
-    return run.execute(os.environ, skip_sync=skip_sync)
+    return run.execute(environ, skip_sync=skip_sync)
 
 
 def _refuse_execute(sentence: str) -> int:
