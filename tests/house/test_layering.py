@@ -38,7 +38,7 @@ CLIENTS = {
     "kubernetes": None,
     "pymongo": None,
     "nats": None,
-    "croniter": None,
+    "croniter": "the0.orchestrate.schedule",
 }
 """Each third-party package and the one module that may import it; None until one does, then any one."""
 
