@@ -23,8 +23,6 @@ RUNTIMES: Final = frozenset(
 )
 """The language runtimes that `execute` knows."""
 NO_ID: Final = "(no id)"
-CONFIG_BYTES: Final = 120_000
-"""Of BOT_CONFIG: the system takes no variable of 128 KiB or more."""
 SMALLEST_MEMORY_BYTES: Final = 6 << 20
 """Container engines take no smaller limit."""
 
@@ -151,10 +149,6 @@ def _read(document: Mapping[str, Any], *, kind: Kind, enabled: bool) -> Bot:
     if not _fit(bot_id):
         raise _Bad("has an id that no variable can hold: choose another one")
     config, config_json = _config(document)
-    if len(config_json) > CONFIG_BYTES:
-        raise _Bad(
-            f"has a config of {len(config_json)} bytes, and at most {CONFIG_BYTES} can be handed to it: shorten it"
-        )
     custom = _part(document, "custom", "deploy it again")
     about = _part(custom, "config", "deploy it again", within="custom.")
     entrypoints = _part(about, "entrypoints", "deploy it again", within="custom.config.")
