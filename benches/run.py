@@ -11,9 +11,10 @@ HERE = Path(__file__).resolve().parent
 sys.path[:0] = [str(HERE), str(HERE.parent / "tests")]
 
 import execute  # noqa: E402
+import languages  # noqa: E402
 import sdk_import  # noqa: E402
 
-NAMES = ("sdk_import", "execute", "logs")
+NAMES = ("sdk_import", "execute", "languages", "logs")
 
 
 def main() -> int:
@@ -33,6 +34,8 @@ def main() -> int:
     for name in arguments.names or NAMES:
         if name == "execute":
             good &= execute.run(runs=arguments.runs, parts=tuple(arguments.part), traced=not arguments.no_trace)
+        elif name == "languages":
+            good &= languages.run(runs=arguments.runs)
         elif name == "sdk_import":
             good &= sdk_import.run(runs=arguments.runs)
         else:

@@ -46,35 +46,39 @@ class Built:
         return {path.name: path.read_bytes() for path in sorted(self.folder.iterdir())}
 
 
-def rust(source: Path) -> Built:
-    """`program`"""
+def rust(source: Path, *others: Path) -> Built:
+    """`program`; `others` are modules that `source` names by `#[path]`."""
     rustc = _installed("rustc", "a Rust toolchain (rustup.rs)")
     argv = [rustc, "--edition", "2021", "-C", "opt-level=1", "-C", "strip=symbols", "-C", "panic=abort"]
     return _built(
-        source, _version(rustc), lambda out: _run([*argv, "-o", str(out / "program"), str(source)], where=out)
+        (source, *others),
+        _version(rustc),
+        lambda out: _run([*argv, "-o", str(out / "program"), str(source)], where=out),
     )
 
 
-def cpp(source: Path) -> Built:
-    """`program`"""
+def cpp(source: Path, *others: Path) -> Built:
+    """`program`; `others` are headers that `source` includes."""
     gpp = _installed("g++", "Debian's g++")
     argv = [gpp, "-std=c++20", "-O1", "-s"]
-    return _built(source, _version(gpp), lambda out: _run([*argv, "-o", str(out / "program"), str(source)], where=out))
+    return _built(
+        (source, *others), _version(gpp), lambda out: _run([*argv, "-o", str(out / "program"), str(source)], where=out)
+    )
 
 
-def haskell(source: Path) -> Built:
-    """`program`"""
+def haskell(source: Path, *others: Path) -> Built:
+    """`program`; `others` are modules that `source` imports."""
     ghc = _installed("ghc", "Debian's ghc")
 
     def build(out: Path) -> None:
         with tempfile.TemporaryDirectory() as objects:
-            argv = [ghc, "-O0", "-v0", "-threaded", "-outputdir", objects, "-o", str(out / "program"), str(source)]
-            _run(argv, where=out)
+            argv = [ghc, "-O0", "-v0", "-threaded", "-outputdir", objects, "-o", str(out / "program")]
+            _run([*argv, str(source), *map(str, others)], where=out)
 
-    return _built(source, _version(ghc), build)
+    return _built((source, *others), _version(ghc), build)
 
 
-def scala(source: Path, *, main: str) -> Built:
+def scala(source: Path, *others: Path, main: str) -> Built:
     """`program.jar`: everything in it that it needs to run, and `main` as its main class."""
     java = _installed("java", "a JDK 17 (Debian: openjdk-17-jdk-headless)")
 
@@ -83,7 +87,8 @@ def scala(source: Path, *, main: str) -> Built:
         libraries = [*jars.glob("scala3-library_3-*.jar"), *jars.glob("scala-library-*.jar")]
         classes = out / "classes.jar"
         compiler = [java, "-XX:TieredStopAtLevel=1", "-XX:+UseSerialGC", "-cp", f"{jars}/*", "dotty.tools.dotc.Main"]
-        _run([*compiler, "-cp", os.pathsep.join(map(str, libraries)), "-d", str(classes), str(source)], where=out)
+        sources = map(str, (source, *others))
+        _run([*compiler, "-cp", os.pathsep.join(map(str, libraries)), "-d", str(classes), *sources], where=out)
         with zipfile.ZipFile(out / "program.jar", "w", zipfile.ZIP_DEFLATED) as assembly:
             manifest = f"Manifest-Version: 1.0\nMain-Class: {main}\n"
             assembly.writestr("META-INF/MANIFEST.MF", manifest)
@@ -94,20 +99,20 @@ def scala(source: Path, *, main: str) -> Built:
                             assembly.writestr(name, opened.read(name))
         classes.unlink()
 
-    return _built(source, f"scala {SCALA} {main}", build)
+    return _built((source, *others), f"scala {SCALA} {main}", build)
 
 
-def csharp(source: Path, *, name: str) -> Built:
+def csharp(source: Path, *others: Path, name: str) -> Built:
     """`NAME.dll` and `NAME.runtimeconfig.json`"""
 
     def build(out: Path) -> None:
         tools = _dotnet_tools()
         script = Path(__file__).with_name("csharp.py")
         environ = {**os.environ, "PYTHONPATH": str(tools), "DOTNET_SYSTEM_GLOBALIZATION_INVARIANT": "1"}
-        argv = [sys.executable, str(script), str(dotnet().parent), str(tools / "roslyn"), str(out), name, str(source)]
-        _run(argv, where=out, environ=environ)
+        argv = [sys.executable, str(script), str(dotnet().parent), str(tools / "roslyn"), str(out), name]
+        _run([*argv, *map(str, (source, *others))], where=out, environ=environ)
 
-    return _built(source, f"{ROSLYN} {name}", build)
+    return _built((source, *others), f"{ROSLYN} {name}", build)
 
 
 def dotnet() -> Path:
@@ -156,9 +161,10 @@ def _version(program: str) -> str:
     return subprocess.run([program, "--version"], capture_output=True, text=True, check=True, timeout=60).stdout
 
 
-def _built(source: Path, compiler: str, build: Callable[[Path], None]) -> Built:
-    digest = hashlib.sha256(source.read_bytes() + b"\0" + compiler.encode() + b"\0" + Path(__file__).read_bytes())
-    return Built(_once(cache() / "programs" / f"{source.stem}-{digest.hexdigest()[:16]}", build))
+def _built(sources: Sequence[Path], compiler: str, build: Callable[[Path], None]) -> Built:
+    told = [compiler.encode(), *(path.read_bytes() for path in (*sources, Path(__file__)))]
+    digest = hashlib.sha256(b"".join(b"%d\0%b" % (len(each), each) for each in told))
+    return Built(_once(cache() / "programs" / f"{sources[0].stem}-{digest.hexdigest()[:16]}", build))
 
 
 @functools.cache

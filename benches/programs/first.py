@@ -1,0 +1,10 @@
+import time
+
+
+def main(bot_id, config):
+    now = time.monotonic_ns()
+    print("first", now, flush=True)
+
+
+if __name__ == "__main__":
+    main("", {})
