@@ -116,6 +116,15 @@ def run_key(bot_id: str, slot: str) -> str:
     return f"{encode_id(bot_id)}/runs/{slot}.json"
 
 
+def runs_prefix(bot_id: str) -> str:
+    return f"{encode_id(bot_id)}/runs/"
+
+
+def runs_month_key(bot_id: str, month: str) -> str:
+    """Old records, one a line; `month` is YYYYMM (UTC)."""
+    return f"{encode_id(bot_id)}/runs/{month}.ndjson"
+
+
 def archive_key(bot_id: str) -> str:
     return f"{encode_id(bot_id)}/state.tar.gz"
 

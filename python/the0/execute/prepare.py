@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from threading import Event, Thread
 
+from the0 import runs
 from the0.errors import ExitCode, Fatal, Fault
 from the0.execute import code
 from the0.execute.preparing import Prepared
@@ -20,9 +21,13 @@ DEADLINE_S = 10.0
 
 def prepare(settings: ExecuteSettings, *, wanted: Wanted | None, instance: str, stop: Event) -> Prepared:
     """`wanted` None: the code is there already. State is left alone where nothing is synced here. Raises no Fault."""
-    if settings.store is None or (wanted is None and settings.sync is None):
+    if settings.store is None or (wanted is None and settings.sync is None and settings.slot is None):
         return Prepared()
     store = open_store(settings.store, deadline_s=DEADLINE_S, stop=stop)
+    try:
+        _check_run(settings, store)
+    except Fault as fault:
+        return Prepared(fault=fault)
     faults: list[Fault] = []
     thread: Thread | None = None
     if wanted is not None:
@@ -35,6 +40,18 @@ def prepare(settings: ExecuteSettings, *, wanted: Wanted | None, instance: str, 
     if started is None:
         return Prepared(fault=fault)
     return Prepared(fault=fault, claimed=True, epoch=started.epoch, wait_s=started.wait_s, notes=started.notes)
+
+
+def _check_run(settings: ExecuteSettings, store: ObjectStore) -> None:
+    """Before anything is claimed or fetched: that the slot of a scheduled run is ours. Fatal (SLOT_TAKEN) otherwise."""
+    if settings.slot is not None:
+        runs.check(
+            store,
+            bucket=settings.buckets.state,
+            bot_id=settings.bot.bot_id,
+            slot=settings.slot,
+            token=settings.run_token,
+        )
 
 
 def _start(
