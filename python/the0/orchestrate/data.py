@@ -6,6 +6,7 @@ import errno
 import fcntl
 import os
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final
 
@@ -96,6 +97,14 @@ class Data:
 
     def bot(self, bot_id: str) -> BotFolders:
         return BotFolders(os.path.join(self.bots, names.encode_id(bot_id)))
+
+
+def data_path(environ: Mapping[str, str], flag: str | None = None) -> str:
+    """Which folder is meant: --data, else THE0_DATA, else `the0` in the user's data folder."""
+    home = environ.get("XDG_DATA_HOME") or os.path.join(
+        environ.get("HOME") or os.path.expanduser("~"), ".local", "share"
+    )
+    return os.path.abspath(flag or environ.get(names.THE0_DATA) or os.path.join(home, "the0"))
 
 
 def open_data(path: str, *, create: bool) -> Data:

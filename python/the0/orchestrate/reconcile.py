@@ -21,10 +21,11 @@ CLOCK_S: Final = 5.0
 """By how much a record may be ahead of the clock before the clock is taken to have been set back."""
 MISSING_SHARE: Final = 0.3
 
-_HELD: Final = frozenset(each.code for each in EXIT_CODES if not each.restart) - {
+HELD: Final = frozenset(each.code for each in EXIT_CODES if not each.restart) - {
     ExitCode.STOPPED_EARLY,  # somebody else's signal came before the bot had started
     ExitCode.RUNNING_HERE,  # passes when that one ends, and the lock keeps them apart until then
 }
+"""Codes of ours after which a person has to look first."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -293,7 +294,7 @@ def _decide_start(bot: Bot, ended: Instance | None, *, memory: Memory, now_s: fl
     last = ended.exit
     if ended.stop_asked_s is not None or (asked_s is not None and asked_s > ended.started_s):
         return _start(bot, restart=ended.restart + 1, failures=0, previous=last, now_s=now_s)
-    if last.by == "runtime" and last.code in _HELD:
+    if last.by == "runtime" and last.code in HELD:
         return Decision(status="error", reason=_exit_sentence(last), since_s=last.at_s)
     failures = backoff.failures_before(ended.failures, lived_s=last.at_s - ended.started_s)
     due_s = _due_s(last.at_s, failures, now_s=now_s)

@@ -1,0 +1,398 @@
+"""Bots as process groups of this machine: what `runtime up` uses.
+
+Each bot is `runtime execute` in a session of its own, with folders of its own below the data folder. It does not need
+us: when we end without stopping it, it runs on, and the next engine on this folder finds it by its record.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import resource
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+from the0 import files, names, privacy
+from the0.documents import Bot
+from the0.errors import ExitCode, Fatal, clip
+from the0.orchestrate import process_record, processes
+from the0.orchestrate.data import BotFolders, Data
+from the0.orchestrate.engine import Instance, QueryAnswer, Start, Usage
+from the0.orchestrate.process_record import Record
+
+DRAIN_LOOK_S: Final = 0.1
+"""How often is looked whether the final sync of a supervisor that was killed has ended."""
+USAGE_S: Final = 1.0
+"""How old a look through /proc may be."""
+
+
+@dataclass(slots=True)
+class _Process:
+    record: Record
+    folders: BotFolders
+    child: subprocess.Popen[bytes] | None = None
+    """None: adopted."""
+    pidfd: int | None = None
+    draining: threading.Timer | None = field(default=None, repr=False)
+
+    @property
+    def instance(self) -> Instance:
+        return self.record.instance
+
+
+class ProcessEngine:
+    """One for a data folder, whose lock its owner holds."""
+
+    def __init__(
+        self,
+        data: Data,
+        *,
+        environ: Mapping[str, str],
+        stop_grace_s: float,
+        sync_environment: Mapping[str, str] | None = None,
+    ) -> None:
+        """Adopts what runs. `environ` is what bots may see a part of; `sync_environment`: more for `execute` itself."""
+        self._data = data
+        self._environ = {
+            **privacy.shared_environment(environ),
+            **(sync_environment or {}),
+            names.OBJECT_STORE_DIR: data.objects,
+            names.STOP_GRACE_S: f"{stop_grace_s:g}",
+        }
+        self._open_files = resource.getrlimit(resource.RLIMIT_NOFILE)
+        self._lock = threading.RLock()
+        self._found: dict[str, _Process] = {}
+        self._actual: tuple[Instance, ...] | None = None
+        self._wake: Callable[[], None] = _nobody
+        self._usage: tuple[float, dict[int, list[processes.Stat]]] = (float("-inf"), {})
+        self._closed = False
+        self._watcher = processes.Watcher()
+        self._adopt()
+
+    # --- what there is ----------------------------------------------------------------------------
+
+    def actual(self) -> Sequence[Instance]:
+        with self._lock:
+            if self._actual is None:
+                self._actual = tuple(found.instance for found in self._found.values())
+            return self._actual
+
+    def subscribe(self, wake: Callable[[], None]) -> None:
+        self._wake = wake
+
+    def _adopt(self) -> None:
+        with self._lock:
+            for name in os.listdir(self._data.bots):
+                folders = BotFolders(os.path.join(self._data.bots, name))
+                record = process_record.read(folders)
+                if record is None:
+                    continue
+                found = self._found[name] = _Process(record, folders)
+                if record.instance.state == "ended":
+                    continue
+                found.pidfd = processes.open_pidfd(record.process) if record.process is not None else None
+                if found.pidfd is None:
+                    self._ended(found)
+                else:
+                    self._watch(found)
+
+    # --- starting ---------------------------------------------------------------------------------
+
+    def start(self, wanted: Start) -> str:
+        bot = wanted.bot
+        name = names.encode_id(bot.id)
+        folders = self._data.bot(bot.id)
+        with self._lock:
+            if self._closed:
+                raise Fatal("This platform is ending and starts nothing any more.", code=ExitCode.STOPPED_EARLY)
+            former = self._found.get(name)
+            if former is not None and former.instance.state != "ended":
+                raise Fatal(f"Bot {clip(bot.id)} runs already: stop it first.", code=ExitCode.RUNNING_HERE)
+            instance = Instance(
+                bot_id=bot.id,
+                kind=bot.kind,
+                name=name,
+                config_hash=bot.config_hash,
+                restart=wanted.restart,
+                failures=wanted.failures,
+                state="starting",
+                started_s=time.time(),
+                slot=wanted.slot,
+                token=wanted.token,
+                previous=wanted.previous,
+            )
+            # Under this name nothing else starts from here on.
+            found = self._found[name] = _Process(Record(instance=instance, process=None), folders)
+            self._changed()
+        try:
+            self._spawn(found, bot, wanted)
+        except BaseException as reason:
+            with self._lock:
+                if former is not None:
+                    self._found[name] = former
+                else:
+                    del self._found[name]
+                self._changed()
+            if isinstance(reason, OSError):
+                raise files.disk_fault(reason, f"starting bot {clip(bot.id)}") from reason
+            raise
+        return name
+
+    def _spawn(self, found: _Process, bot: Bot, wanted: Start) -> None:
+        folders = found.folders
+        folders.make()
+        process_record.forget_exit(folders)
+        port = _free_port() if bot.query_entrypoint is not None and bot.kind == "realtime" else None
+        spec = {"environment": self._environment(folders, bot, wanted, query_port=port), "limits": self._limits()}
+        read_fd, write_fd = os.pipe()
+        said_fd = os.open(folders.said, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_APPEND | os.O_NOFOLLOW, 0o600)
+        try:
+            child = subprocess.Popen(
+                [sys.executable, "-I", "-m", "the0.cli", "execute", f"--place={read_fd}"],
+                env={},
+                cwd="/",
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.DEVNULL,
+                stderr=said_fd,
+                pass_fds=(read_fd,),
+                start_new_session=True,
+            )
+        except BaseException:
+            os.close(write_fd)
+            raise
+        finally:
+            os.close(read_fd)
+            os.close(said_fd)
+        try:
+            who = processes.identify(child.pid)
+            assert who is not None, "a child that was not reaped"
+            with self._lock:
+                found.child = child
+                found.record = Record(
+                    instance=found.record.with_instance(state="running").instance, process=who, query_port=port
+                )
+                process_record.write(folders, found.record)
+                found.pidfd = os.pidfd_open(child.pid)
+                # From here on the record is found by whoever comes after us: the process may begin.
+                try:
+                    files.write_all(write_fd, json.dumps(spec).encode())
+                except BrokenPipeError:
+                    pass  # it has ended, which the watcher is about to see
+                self._changed()
+                self._watch(found)
+        except BaseException:
+            child.kill()
+            child.wait()
+            raise
+        finally:
+            os.close(write_fd)
+
+    def _environment(self, folders: BotFolders, bot: Bot, wanted: Start, *, query_port: int | None) -> dict[str, str]:
+        environment = {
+            **self._environ,
+            names.BOT_ID: bot.id,
+            names.RUNTIME: bot.runtime,
+            names.ENTRYPOINT: bot.entrypoint,
+            names.CODE_FILE: bot.file_path,
+            names.BOT_CONFIG: bot.config_json,
+            names.BOT_TYPE: bot.kind,
+            names.CODE_PATH: folders.code,
+            names.STATE_PATH: folders.state,
+            names.LOGS_PATH: folders.logs,
+            names.THE0_RUN_DIR: folders.run,
+            "TMPDIR": folders.temporary,
+        }
+        if bot.query_entrypoint is not None:
+            environment[names.QUERY_ENTRYPOINT] = bot.query_entrypoint
+        if query_port is not None:
+            environment[names.THE0_QUERY_PORT] = str(query_port)
+        if wanted.slot is not None:
+            environment[names.THE0_SLOT] = wanted.slot
+        if wanted.token is not None:
+            environment[names.THE0_RUN_TOKEN] = wanted.token
+        if wanted.previous is not None and wanted.previous.instance is not None:
+            environment[names.THE0_ENDED] = wanted.previous.instance
+        return environment
+
+    def _limits(self) -> dict[str, tuple[int, int]]:
+        """As we found them: `up` itself may have raised its own."""
+        return {"open_files": self._open_files}
+
+    # --- stopping ---------------------------------------------------------------------------------
+
+    def stop(self, name: str, *, grace_s: float, reason: str) -> None:
+        """The grace period is the one that the bot was started with (STOP_GRACE_S)."""
+        del grace_s
+        with self._lock:
+            found = self._found.get(name)
+            if found is None or found.instance.state == "ended":
+                return
+            if found.instance.stop_asked_s is None:
+                found.record = found.record.with_instance(
+                    stop_asked_s=time.time(), stop_reason=reason, state="stopping"
+                )
+                self._save(found)
+            if found.pidfd is not None:
+                processes.send(found.pidfd, signal.SIGTERM)
+
+    def kill(self, name: str) -> None:
+        with self._lock:
+            found = self._found.get(name)
+            if found is not None and found.pidfd is not None:
+                # Its sync process then kills the bot, stores what there is, and ends.
+                processes.send(found.pidfd, signal.SIGKILL)
+
+    def remove(self, name: str) -> None:
+        with self._lock:
+            found = self._found.get(name)
+            if found is None or found.instance.state != "ended":
+                return
+            _unlink(found.folders.process)
+            del self._found[name]
+            self._changed()
+
+    def discard(self, bot_id: str) -> None:
+        name = names.encode_id(bot_id)
+        with self._lock:
+            found = self._found.get(name)
+            if (found is not None and found.instance.state != "ended") or not _is_free(self._data.bot(bot_id)):
+                return
+            self.remove(name)
+            shutil.rmtree(self._data.bot(bot_id).path, ignore_errors=True)  # what is left of it harms nobody
+
+    # --- ends -------------------------------------------------------------------------------------
+
+    def _watch(self, found: _Process) -> None:
+        assert found.pidfd is not None
+        self._watcher.watch(found.pidfd, lambda: self._ended(found))
+
+    def _ended(self, found: _Process) -> None:
+        """Its supervisor has ended; what that had forked may still store the last state."""
+        with self._lock:
+            if self._closed:
+                return
+            code = None
+            if found.child is not None:
+                code = found.child.wait()
+                code = code if code >= 0 else 128 - code
+            if found.pidfd is not None:
+                os.close(found.pidfd)
+                found.pidfd = None
+            self._drain(found, code)
+
+    def _drain(self, found: _Process, code: int | None) -> None:
+        with self._lock:
+            if self._closed:
+                return
+            if not _is_free(found.folders):
+                if found.instance.state != "stopping":
+                    found.record = found.record.with_instance(
+                        state="stopping", stop_reason="its last state is being stored"
+                    )
+                    self._changed()
+                found.draining = threading.Timer(DRAIN_LOOK_S, self._drain, (found, code))
+                found.draining.daemon = True
+                found.draining.start()
+                return
+            found.draining = None
+            how = process_record.read_exit(found.folders, code=code, at_s=time.time())
+            found.record = found.record.with_instance(state="ended", exit=how)
+            self._save(found)
+        self._wake()
+
+    # --- more -------------------------------------------------------------------------------------
+
+    def usage(self, name: str) -> Usage | None:
+        with self._lock:
+            found = self._found.get(name)
+            if found is None or found.pidfd is None or found.record.process is None:
+                return None
+            looked_s, by_root = self._usage
+            if time.monotonic() - looked_s > USAGE_S:
+                roots = [
+                    each.record.process.pid
+                    for each in self._found.values()
+                    if each.pidfd is not None and each.record.process is not None
+                ]
+                by_root = processes.tree(roots)
+                self._usage = (time.monotonic(), by_root)
+            stats = by_root.get(found.record.process.pid, [])
+        return Usage(memory_bytes=sum(each.memory_bytes for each in stats), cpu_s=sum(each.cpu_s for each in stats))
+
+    def query_address(self, bot_id: str) -> tuple[str, int] | None:
+        with self._lock:
+            found = self._found.get(names.encode_id(bot_id))
+            if found is None or found.instance.state != "running" or found.record.query_port is None:
+                return None
+            return "127.0.0.1", found.record.query_port
+
+    def query(self, bot: Bot, *, path: str, params: Mapping[str, Any], timeout_s: float) -> QueryAnswer:
+        del bot, path, params, timeout_s
+        raise Fatal("Queries from stored state are not part of this version yet.", code=ExitCode.QUERY_FAILED)
+
+    def close(self) -> None:
+        with self._lock:
+            self._closed = True
+            for found in self._found.values():
+                if found.draining is not None:
+                    found.draining.cancel()
+        self._watcher.close()
+        with self._lock:
+            for found in self._found.values():
+                if found.pidfd is not None:
+                    os.close(found.pidfd)
+                    found.pidfd = None
+
+    def _save(self, found: _Process) -> None:
+        self._changed()
+        try:
+            process_record.write(found.folders, found.record)
+        except OSError as reason:
+            # What is in memory counts as long as we live; who comes after us finds out by the process itself.
+            fault = files.disk_fault(reason, f"noting what became of bot {clip(found.instance.bot_id)}")
+            print(f"the0: {fault.sentence}", file=sys.stderr, flush=True)
+
+    def _changed(self) -> None:
+        self._actual = None
+
+
+def _nobody() -> None:
+    """Nobody has subscribed yet."""
+
+
+def _is_free(folders: BotFolders) -> bool:
+    """Whether no run holds the lock on the state folder: its final sync has ended, too."""
+    try:
+        with files.folder(folders.state) as fd:
+            lock_fd = files.open_beneath(fd, f"{names.RESERVED_DIR}/{names.LOCK}", os.O_RDWR)
+    except OSError:
+        return True  # nothing ever ran there, or a bot spoiled it, and then nothing could start
+    try:
+        fcntl.flock(lock_fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        return False
+    finally:
+        os.close(lock_fd)
+    return True
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def _unlink(path: str) -> None:
+    try:
+        os.unlink(path)
+    except FileNotFoundError:
+        pass  # as wanted
