@@ -113,7 +113,7 @@ def read_execute(environ: Mapping[str, str], *, skip_sync: bool = False) -> Exec
         buckets=read_buckets(environ),
         store=read_store(environ) if named else None,
         sync=sync,
-        stop_grace_s=_duration_s(environ, names.STOP_GRACE_S, 30.0),
+        stop_grace_s=duration_s(environ, names.STOP_GRACE_S, 30.0),
         ended_instance=environ.get(names.THE0_ENDED) or None,
         slot=environ.get(names.THE0_SLOT) or None,
         run_token=environ.get(names.THE0_RUN_TOKEN) or None,
@@ -272,7 +272,8 @@ def _megabytes(environ: Mapping[str, str], variable: str, default_bytes: int) ->
     return int(text) * MIB
 
 
-def _duration_s(environ: Mapping[str, str], variable: str, default_s: float) -> float:
+def duration_s(environ: Mapping[str, str], variable: str, default_s: float) -> float:
+    """Of a variable that holds a duration. Fatal (USAGE) where it is malformed."""
     text = environ.get(variable)
     if not text:
         return default_s
