@@ -129,6 +129,8 @@ def _parser() -> argparse.ArgumentParser:
     logs.add_argument("--json", action="store_true", help="as they are stored")
     logs.set_defaults(run=_logs)
 
+    _add_up(commands.add_parser("up", help="the platform on this machine, in the foreground, with nothing to install"))
+
     version = commands.add_parser("version", help="the version")
     version.set_defaults(run=_version)
     helping = commands.add_parser("help", help="help on a topic")
@@ -240,6 +242,28 @@ def _stop_on_signals() -> Event:
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda _number, _frame: stop.set())
     return stop
+
+
+# --- the platform on this machine -----------------------------------------------------------------
+
+
+def _add_up(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--data", metavar="DIR", help="its folder (default: THE0_DATA, ~/.local/share/the0)")
+    parser.add_argument("--detach-bots", action="store_true", help="at the end, leave bots running for the next `up`")
+    parser.set_defaults(run=_up)
+
+
+def _up(arguments: argparse.Namespace) -> int:
+    from the0 import names, settings
+    from the0.orchestrate import data, up
+
+    return up.up(
+        data.data_path(os.environ, arguments.data),
+        environ=os.environ,
+        stop_grace_s=settings.duration_s(os.environ, names.STOP_GRACE_S, 30.0),
+        detach_bots=arguments.detach_bots,
+        out=sys.stdout,
+    )
 
 
 # --- state ----------------------------------------------------------------------------------------
