@@ -30,14 +30,28 @@ _DEEPEST = 50
 
 
 def parse() -> tuple[str, dict[str, Any]]:
-    """The bot's id and its configuration (BOT_ID, BOT_CONFIG). ValueError where one is missing or is no JSON object."""
+    """The bot's id and its configuration (BOT_ID, BOT_CONFIG or the file BOT_CONFIG_FILE). ValueError where one is missing or
+    is no JSON object."""
     bot_id = os.environ.get("BOT_ID", "")
     if not bot_id:
         raise ValueError("BOT_ID is missing: the runtime sets it; to run the bot by hand, set it to any name")
-    text = os.environ.get("BOT_CONFIG", "")
+    text = config_text()
     if not text:
         raise ValueError("BOT_CONFIG is missing: the runtime sets it; to run the bot by hand, set it to '{}'")
     return bot_id, read_object("BOT_CONFIG", text)
+
+
+def config_text() -> str:
+    """The configuration as it was handed over: in BOT_CONFIG, or in the file BOT_CONFIG_FILE where it is too large for a
+    variable; "" without one. ValueError where that file cannot be read."""
+    text, path = os.environ.get("BOT_CONFIG", ""), os.environ.get("BOT_CONFIG_FILE", "")
+    if text or not path:
+        return text
+    try:
+        with open(path, encoding="utf-8") as file:
+            return file.read()
+    except OSError as reason:
+        raise ValueError(f"BOT_CONFIG_FILE cannot be read: {reason}") from reason
 
 
 def read_object(variable: str, text: str) -> dict[str, Any]:

@@ -23,19 +23,26 @@ USAGE = 2
 
 _EXECUTE_HELP = """\
 usage: runtime execute [--skip-sync] [--skip-query-server]
+       runtime execute --query-server-only
+       runtime execute --query PATH
 
 Runs one bot, as the environment describes it: fetches its code and state, runs it, keeps state and logs in the
 store, and ends with the bot's exit code. `runtime help exit-codes` lists those of our own.
 
   --skip-sync           neither claim, restore nor sync state: a sidecar does (code is fetched into an empty CODE_PATH)
   --skip-query-server   start no query server beside the bot
+  --query-server-only   only the query server, without claim and sync (code is fetched into an empty CODE_PATH)
+  --query PATH          answer one query from the newest stored state: the answer is printed as one JSON object
 
 required:  BOT_ID  RUNTIME  ENTRYPOINT  and MINIO_ENDPOINT, MINIO_ACCESS_KEY, MINIO_SECRET_KEY or OBJECT_STORE_DIR
 optional:  CODE_FILE (key of the archive; empty: the code is in CODE_PATH)  BOT_CONFIG ({})  BOT_TYPE (realtime)
+           BOT_CONFIG_FILE or BOT_CONFIG_KEY (a file, an object in the state bucket: where BOT_CONFIG is not set)
            CODE_PATH (/bot)  STATE_PATH (/state)  LOGS_PATH (/var/the0/logs)  THE0_RUN_DIR (/var/the0)
            STOP_GRACE_S (30)  MAX_STATE_SIZE_MB (8192)  MAX_STATE_FILE_SIZE_MB
            MINIO_USE_SSL  MINIO_REGION  MINIO_CODE_BUCKET (custom-bots)  MINIO_STATE_BUCKET (bot-state)
-           MINIO_LOGS_BUCKET (bot-logs)
+           MINIO_LOGS_BUCKET (bot-logs)  MINIO_QUERY_RESULTS_BUCKET (query-results)
+queries:   QUERY_ENTRYPOINT  THE0_QUERY_PORT (9476)  QUERY_PATH (as --query)  QUERY_PARAMS ({})  QUERY_TIMEOUT_S (30)
+           QUERY_RESULT_KEY (where the answer is stored, too)
 """
 
 
@@ -50,16 +57,23 @@ def _execute(flags: Sequence[str]) -> int:
     if "--help" in flags or "-h" in flags:
         print(_EXECUTE_HELP, end="")
         return 0
-    skip_sync = False
+    given: set[str] = set()
     place_fd = ""
-    for flag in flags:
-        if flag == "--skip-sync":
-            skip_sync = True
+    query_path: str | None = None
+    rest = list(flags)
+    while rest:
+        flag = rest.pop(0)
+        if flag in ("--skip-sync", "--skip-query-server", "--query-server-only"):
+            given.add(flag)
         elif flag.startswith("--place="):  # of our own engine
             place_fd = flag.partition("=")[2]
-        elif flag in ("--query-server-only", "--query") or flag.startswith("--query="):
-            return _refuse_execute(f"{flag.partition('=')[0]} is not part of this version yet: run the bot without it.")
-        elif flag != "--skip-query-server":
+        elif flag.startswith("--query="):
+            query_path = flag.partition("=")[2]
+        elif flag == "--query" and rest:
+            query_path = rest.pop(0)
+        elif flag == "--query":
+            return _refuse_execute("--query is given without a path: write --query /PATH.")
+        else:
             return _refuse_execute(f"runtime execute knows no {flag!r}: `runtime execute --help` lists its flags.")
     # A request to stop that comes before there is anybody to hear it waits; PID 1 would lose it.
     signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGTERM, signal.SIGINT, signal.SIGHUP))
@@ -71,9 +85,17 @@ def _execute(flags: Sequence[str]) -> int:
         if isinstance(told, int):
             return told
         environ = told
+    if "--query-server-only" in given:
+        from the0.execute import query_sidecar
+
+        return query_sidecar.serve(environ)
+    if query_path is not None or environ.get("QUERY_PATH"):
+        from the0.execute import queries
+
+        return queries.query(environ if query_path is None else {**environ, "QUERY_PATH": query_path or "/"})
     from the0.execute import run
 
-    return run.execute(environ, skip_sync=skip_sync)
+    return run.execute(environ, skip_sync="--skip-sync" in given, skip_query_server="--skip-query-server" in given)
 
 
 def _refuse_execute(sentence: str) -> int:
@@ -200,8 +222,9 @@ def _settings(arguments: argparse.Namespace, *, interval: str | None = None) -> 
     """Of the bot that is named: flags win over the environment."""
     from the0 import durations, names, settings
     from the0.errors import ExitCode, Fatal
+    from the0.execute import configuration
 
-    environ = dict(os.environ)
+    environ = dict(configuration.resolved(os.environ))
     for flag, variable in (
         ("state_path", names.STATE_PATH),
         ("logs_path", names.LOGS_PATH),

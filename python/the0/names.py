@@ -14,12 +14,15 @@ RUNTIME: Final = "RUNTIME"
 ENTRYPOINT: Final = "ENTRYPOINT"
 CODE_FILE: Final = "CODE_FILE"
 BOT_CONFIG: Final = "BOT_CONFIG"
+BOT_CONFIG_FILE: Final = "BOT_CONFIG_FILE"
+BOT_CONFIG_KEY: Final = "BOT_CONFIG_KEY"
 BOT_TYPE: Final = "BOT_TYPE"
 IS_SCHEDULED: Final = "IS_SCHEDULED"
 QUERY_ENTRYPOINT: Final = "QUERY_ENTRYPOINT"
 QUERY_PATH: Final = "QUERY_PATH"
 QUERY_PARAMS: Final = "QUERY_PARAMS"
 QUERY_RESULT_KEY: Final = "QUERY_RESULT_KEY"
+QUERY_TIMEOUT_S: Final = "QUERY_TIMEOUT_S"
 CODE_PATH: Final = "CODE_PATH"
 STATE_PATH: Final = "STATE_PATH"
 LOGS_PATH: Final = "LOGS_PATH"
@@ -50,6 +53,8 @@ THE0_DATA: Final = "THE0_DATA"
 CODE_MOUNT_DIR: Final = "CODE_MOUNT_DIR"
 SCRIPT_PATH: Final = "SCRIPT_PATH"
 ENTRYPOINT_TYPE: Final = "ENTRYPOINT_TYPE"
+QUERY_PARAM_: Final = "QUERY_PARAM_"
+"""Begins the name of the variable that holds one param of an ephemeral query."""
 THE0_QUERY_PORT: Final = "THE0_QUERY_PORT"
 
 # --- Ports ---------------------------------------------------------------------------------------
@@ -73,6 +78,10 @@ DONE: Final = "done"
 EXIT_RECORD: Final = "exit.json"
 FENCED: Final = "fenced"
 RESULT: Final = "result.json"
+QUERY_FOLDER: Final = "/query"
+"""Where an ephemeral query's process writes `result.json`: the SDKs have it built in."""
+QUERY_COPIES: Final = "queries"
+"""Below RESERVED_DIR: throw-away copies of stored state, one for each ephemeral query under way."""
 
 # --- Object keys ---------------------------------------------------------------------------------
 _PLAIN_ID = re.compile(r"[A-Za-z0-9._-]{1,128}")
@@ -136,6 +145,11 @@ def archive_base_key(bot_id: str) -> str:
 
 def grant_key(bot_id: str) -> str:
     return f"{encode_id(bot_id)}/grant"
+
+
+def config_key(bot_id: str, digest: str) -> str:
+    """A configuration that is too large for an environment, in the state bucket; named by its content."""
+    return f"{encode_id(bot_id)}/config/{digest}.json"
 
 
 def logs_prefix(bot_id: str) -> str:

@@ -20,7 +20,7 @@ import sys
 from collections.abc import Awaitable, Callable, Mapping
 from urllib.parse import parse_qsl, unquote
 
-from the0.bot import read_object
+from the0.bot import config_text, read_object
 from the0.state import in_query, write_whole
 
 TYPE_CHECKING = False  # importing `typing` would cost a bot several milliseconds
@@ -89,7 +89,7 @@ def get_params() -> dict[str, Any]:
 
 def get_config() -> dict[str, Any]:
     """The bot's configuration; empty outside the runtime. ValueError where BOT_CONFIG is no JSON object."""
-    return read_object("BOT_CONFIG", os.environ.get("BOT_CONFIG") or "{}")
+    return read_object("BOT_CONFIG", config_text() or "{}")
 
 
 def is_query_mode() -> bool:
@@ -185,7 +185,10 @@ def _awaited(value: Awaitable[Any]) -> Any:
     return asyncio.run(outcome())
 
 
-def _leave(*_: object) -> None:
+def _leave(number: int, _: object) -> None:
+    import signal
+
+    signal.signal(number, signal.SIG_IGN)  # asked twice, it would fail on its way out
     sys.exit(0)
 
 

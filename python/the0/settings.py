@@ -16,6 +16,7 @@ from the0.errors import ExitCode, Fatal, clip
 from the0.objects.credentials import StoreSettings
 
 MIB = 1024 * 1024
+LONGEST_CONFIG_BYTES = 32 * MIB
 _ENDPOINT = re.compile(r"(?:[A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\])(?::(?P<port>[0-9]{1,5}))?")
 _MEGABYTES = re.compile(r"0*[1-9][0-9]{0,11}")
 
@@ -85,6 +86,7 @@ class BotSettings:
     query_path: str | None
     query_params: Mapping[str, Any]
     query_result_key: str
+    query_port: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -97,6 +99,7 @@ class ExecuteSettings:
     sync: SyncSettings | None
     """None where a sidecar syncs, or nobody."""
     stop_grace_s: float
+    query_timeout_s: float
     ended_instance: str | None
     slot: str | None
     run_token: str | None
@@ -114,10 +117,28 @@ def read_execute(environ: Mapping[str, str], *, skip_sync: bool = False) -> Exec
         store=read_store(environ) if named else None,
         sync=sync,
         stop_grace_s=duration_s(environ, names.STOP_GRACE_S, 30.0),
+        query_timeout_s=duration_s(environ, names.QUERY_TIMEOUT_S, 30.0) or 30.0,
         ended_instance=environ.get(names.THE0_ENDED) or None,
         slot=environ.get(names.THE0_SLOT) or None,
         run_token=environ.get(names.THE0_RUN_TOKEN) or None,
     )
+
+
+def with_config_file(environ: Mapping[str, str]) -> Mapping[str, str]:
+    """The environment with BOT_CONFIG as the file BOT_CONFIG_FILE holds it, where it is not set itself."""
+    path = environ.get(names.BOT_CONFIG_FILE)
+    if environ.get(names.BOT_CONFIG) or not path:
+        return environ
+    try:
+        with open(_absolute(names.BOT_CONFIG_FILE, path), "rb") as file:
+            text = file.read(LONGEST_CONFIG_BYTES + 1)
+    except OSError as reason:
+        raise _usage(
+            names.BOT_CONFIG_FILE, f"({clip(path)}) cannot be read ({reason.strerror})", "name a readable file"
+        ) from reason
+    if len(text) > LONGEST_CONFIG_BYTES:
+        raise _usage(names.BOT_CONFIG_FILE, f"({clip(path)}) is over {LONGEST_CONFIG_BYTES // MIB} MiB", "shorten it")
+    return {**environ, names.BOT_CONFIG: text.decode("utf-8", "surrogateescape")}
 
 
 def read_bot_id(environ: Mapping[str, str]) -> str:
@@ -140,6 +161,7 @@ def read_bot(environ: Mapping[str, str]) -> BotSettings:
         query_path=environ.get(names.QUERY_PATH) or None,
         query_params=canonical.loads_object(_json_object(environ, names.QUERY_PARAMS)),
         query_result_key=environ.get(names.QUERY_RESULT_KEY, ""),
+        query_port=_port(environ, names.THE0_QUERY_PORT, names.QUERY_PORT),
     )
 
 
@@ -281,6 +303,13 @@ def duration_s(environ: Mapping[str, str], variable: str, default_s: float) -> f
         return durations.parse_s(text)
     except ValueError as reason:
         raise _usage(variable, "is malformed", str(reason)) from reason
+
+
+def _port(environ: Mapping[str, str], variable: str, default: int) -> int:
+    text = environ.get(variable) or str(default)
+    if not (text.isascii() and text.isdigit() and len(text) <= 5 and 0 < int(text) < 65536):
+        raise _usage(variable, f"is {clip(text)!r}", "set it to a port number, 1 to 65535")
+    return int(text)
 
 
 def _path(environ: Mapping[str, str], variable: str, default: str) -> str:

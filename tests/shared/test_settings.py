@@ -48,6 +48,7 @@ def test_defaults() -> None:
         query_path=None,
         query_params={},
         query_result_key="",
+        query_port=9476,
     )
     assert read.paths == settings.Paths()
     assert read.buckets == settings.Buckets()

@@ -44,7 +44,9 @@ class Language:
     folders: bool = False
     """Whether an entrypoint may be a folder, too."""
     environment: Callable[[], Mapping[str, str]] = dict
-    """More variables for the bot's process."""
+    """More variables for the bot's process, and for its query process."""
+    query_environment: Callable[[Target], Mapping[str, str]] = lambda _: {}
+    """Still more for the query process, which no wrapper of ours sets up."""
 
 
 def language(name: str) -> Language:
@@ -84,6 +86,12 @@ def _python_bot(target: Target) -> list[str]:
 
 def _python_query(target: Target) -> list[str]:
     return [_python(target), "-s", target.file]
+
+
+def _python_query_environment(target: Target) -> dict[str, str]:
+    folders = [os.path.join(target.folder, "vendor"), target.folder, SDK_FOLDER]
+    # Unbuffered: what is printed must not wait in a process that serves for days, and may be killed.
+    return {"PYTHONPATH": os.pathsep.join(folders), "PYTHONUNBUFFERED": "1"}
 
 
 def _native(target: Target) -> list[str]:
@@ -171,6 +179,7 @@ _PYTHON = Language(
     query=_python_query,
     early=True,
     environment=lambda: {"PYTHONDONTWRITEBYTECODE": "1"},
+    query_environment=_python_query_environment,
 )
 _NODE = Language(bot=_node_bot, query=_node_query, early=True)
 _NATIVE = Language(bot=_native, query=_native, executable=True)

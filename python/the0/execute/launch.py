@@ -16,6 +16,7 @@ from the0.execute.record import Outcome
 
 if TYPE_CHECKING:
     from the0.execute.keeper import Keep
+    from the0.execute.serving import Program
 
 KeepAfter = Callable[[Prepared], "Keep"]
 Report = Callable[[Outcome], bool]
@@ -40,6 +41,8 @@ class Job:
     keep: KeepAfter | None
     """None: nothing is synced here, a sidecar does it (or nobody)."""
     report: Report
+    serve: Program | None = None
+    """What answers queries beside the bot; None: nothing does."""
     shared_fds: tuple[int, ...] = ()
     """What forked children must hold too: the lock."""
 

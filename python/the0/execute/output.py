@@ -14,6 +14,8 @@ from the0.execute.times import rfc3339
 
 PIPE_BYTES = 256 * 1024
 ECHO_PENDING_BYTES = 1024 * 1024
+INSERTED_BYTES = 1024 * 1024
+"""How much of others' lines waits for the end of a line of the bot's; more is dropped."""
 _PIECE_BYTES = 4096
 """What a pipe that polls writable takes without blocking (PIPE_BUF)."""
 
@@ -34,13 +36,11 @@ class Output:
         """Whether every process that could print has closed the pipe."""
         self._loop = loop
         self._log = log
-        self._echo = _Echo(loop, echo_fd)
+        self._echo = Echo(loop, echo_fd)
         self._read_fd = read_fd
-        try:
-            fcntl.fcntl(read_fd, fcntl.F_SETPIPE_SZ, PIPE_BYTES)
-        except OSError:
-            pass  # the user's limit on pipe memory: a smaller pipe works as well
-        os.set_blocking(self._read_fd, False)
+        self._mid_line = False
+        self._inserted = bytearray()
+        widen(read_fd)
         loop.watch(self._read_fd, self._pump)
 
     @property
@@ -63,6 +63,23 @@ class Output:
         if not data:
             self._finish()
             return
+        self._mid_line = not data.endswith(b"\n")
+        self._take(data)
+        self._take_inserted()
+
+    def insert(self, lines: bytes) -> None:
+        """Takes whole lines of somebody else's, as soon as the bot is between two lines of its own."""
+        if len(self._inserted) + len(lines) <= INSERTED_BYTES:
+            self._inserted += lines
+        if not self._mid_line:
+            self._take_inserted()
+
+    def _take_inserted(self) -> None:
+        if self._inserted and not self._mid_line:
+            lines, self._inserted = bytes(self._inserted), bytearray()
+            self._take(lines)
+
+    def _take(self, data: bytes) -> None:
         try:
             self._log.write(data)
         except OSError as failure:
@@ -72,13 +89,26 @@ class Output:
 
     def _finish(self) -> None:
         if not self.closed:
+            if self._inserted and self._mid_line:
+                self._mid_line = False
+                self._take(b"\n")
+            self._take_inserted()
             self.closed = True
             self._loop.watch(self._read_fd, None)
             os.close(self._read_fd)
             self._echo.flush()
 
 
-class _Echo:
+def widen(read_fd: int) -> None:
+    """Readies a pipe's end for a loop: it never blocks, and much fits in."""
+    try:
+        fcntl.fcntl(read_fd, fcntl.F_SETPIPE_SZ, PIPE_BYTES)
+    except OSError:
+        pass  # the user's limit on pipe memory: a smaller pipe works as well
+    os.set_blocking(read_fd, False)
+
+
+class Echo:
     """Best effort: never blocks, and drops what its reader does not take."""
 
     def __init__(self, loop: Loop, fd: int) -> None:

@@ -28,6 +28,8 @@ class Prepared:
     epoch: int = 0
     wait_s: float = 0.0
     notes: tuple[str, ...] = ()
+    generation: int = 0
+    """What a query's state is."""
 
     def encode(self) -> bytes:
         told = {
@@ -36,6 +38,7 @@ class Prepared:
             "epoch": self.epoch,
             "wait_s": self.wait_s,
             "notes": list(self.notes),
+            "generation": self.generation,
         }
         return json.dumps(told).encode() + b"\n"
 
@@ -49,6 +52,7 @@ class Prepared:
             epoch=told["epoch"],
             wait_s=told["wait_s"],
             notes=tuple(told["notes"]),
+            generation=told["generation"],
         )
 
 
@@ -83,11 +87,14 @@ class Preparing:
         loop.on_end(self._forked.pid, self._note_end)
         loop.watch(self._read_fd, self._listen)
 
-    def wait(self, *, grace_s: float) -> Prepared:
-        """Its answer. A stop that is asked for meanwhile is passed on, and enforced after the grace period."""
-        self._loop.run_until(lambda: self._answered() or self._loop.stop_asked)
+    def wait(self, *, grace_s: float, until: float = float("inf")) -> Prepared:
+        """Its answer. A stop that is asked for meanwhile is passed on, and enforced after the grace period; so is `until`
+        (monotonic), without one. Fatal (STOPPED_EARLY, TIMED_OUT, INTERNAL) where there is none."""
+        in_time = self._loop.run_until(lambda: self._answered() or self._loop.stop_asked, deadline=until)
         self._forked.ask_to_stop()
-        deadline = time.monotonic() + grace_s if self._loop.stop_asked else float("inf")
+        deadline = (
+            time.monotonic() + (grace_s if in_time else 0.0) if self._loop.stop_asked or not in_time else float("inf")
+        )
         if not self._loop.run_until(self._answered, deadline=deadline):
             child.send_group(self._forked.pid, signal.SIGKILL)
             self._loop.run_until(self._answered)
@@ -97,6 +104,8 @@ class Preparing:
             return Prepared.decode(self._told)
         if self._loop.stop_asked:
             raise stopped_early()
+        if not in_time:
+            raise Fatal("Fetching code and state took longer than was allowed.", code=ExitCode.TIMED_OUT)
         raise Fatal(
             f"Fetching code and state ended with {self._end}: start the bot again, with more memory if that was the reason.",
             code=ExitCode.INTERNAL,

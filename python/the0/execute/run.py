@@ -7,14 +7,15 @@ import sys
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
-from the0 import child, files, memory, names, privacy, settings
-from the0.errors import ExitCode, Fatal, Fault
-from the0.execute import target
-from the0.execute.languages import Language, Target, find_program, language
+from the0 import child, files, memory, privacy, settings
+from the0.errors import ExitCode, Fault
+from the0.execute import configuration, target
+from the0.execute.environment import bot_environment
+from the0.execute.languages import Target, find_program, language
 from the0.execute.launch import Job, KeepAfter, Launched, Report, launch
 from the0.execute.preparing import Prepared
+from the0.execute.programs import make_code_folder, query_program, wanted_code
 from the0.execute.record import Outcome, RunFolder
-from the0.execute.target import Wanted, is_complete
 from the0.settings import ExecuteSettings, SyncSettings
 from the0.sync.botlog import BotLogWriter
 from the0.sync.lock import hold_lock
@@ -27,11 +28,8 @@ if TYPE_CHECKING:
 STORE_DEADLINE_S = 10.0
 """How long one request of the sync process is repeated; its own loop goes on from there."""
 
-LONGEST_VARIABLE_BYTES = 128 << 10
-"""The kernel's limit on one string of an environment, name and end included (MAX_ARG_STRLEN)."""
 
-
-def execute(environ: Mapping[str, str], *, skip_sync: bool) -> int:
+def execute(environ: Mapping[str, str], *, skip_sync: bool, skip_query_server: bool) -> int:
     """Runs the bot that the environment describes; returns the exit code. Only for a process of its own, with one thread."""
     child.fill_standard_descriptors()
     privacy.set_non_dumpable()
@@ -50,8 +48,10 @@ def execute(environ: Mapping[str, str], *, skip_sync: bool) -> int:
             report(Outcome(by="runtime", code=int(fault.code), reason=fault.sentence))
         return int(fault.code)
     try:
+        environ = configuration.resolved(environ)
         ours = settings.read_execute(environ, skip_sync=skip_sync)
-        job = _job(ours, environ, instance=instance, lock_fd=lock_fd, report=report)
+        serve = not skip_query_server and ours.bot.bot_type == "realtime" and bool(ours.bot.query_entrypoint)
+        job = _job(ours, environ, instance=instance, lock_fd=lock_fd, report=report, serve=serve)
         launched = launch(job)
     except Fault as fault:
         outcome = Outcome(by="runtime", code=int(fault.code), reason=fault.sentence)
@@ -97,16 +97,20 @@ def _report(environ: Mapping[str, str], outcome: Outcome) -> bool:
 
 
 def _job(
-    ours: ExecuteSettings, environ: Mapping[str, str], *, instance: str, lock_fd: int | None, report: Report
+    ours: ExecuteSettings,
+    environ: Mapping[str, str],
+    *,
+    instance: str,
+    lock_fd: int | None,
+    report: Report,
+    serve: bool,
 ) -> Job:
     bot = ours.bot
-    if bot.query_path is not None:
-        raise Fatal("QUERY_PATH is set, but this version answers no queries yet: unset it.", code=ExitCode.USAGE)
     row = language(bot.runtime)
     file = target.entry_file(bot.entrypoint)
-    environment = _environment(ours, environ, row)
-    _make_folder(ours.paths.code)
-    wanted = _wanted(ours, file)
+    told = bot_environment(ours, environ, row)
+    make_code_folder(ours)
+    wanted = wanted_code(ours, file, replace=ours.sync is not None)
 
     def prepare(stop: Event) -> Prepared:
         from the0.execute.prepare import prepare
@@ -121,16 +125,17 @@ def _job(
                 folder=ours.paths.code,
                 entrypoint=file,
                 part=target.divided(bot.entrypoint)[1],
-                find=lambda name: find_program(name, path=environment["PATH"]),
+                find=lambda name: find_program(name, path=told["PATH"]),
             )
         ),
-        environment=environment,
+        environment=told,
         folder=ours.paths.code,
         file=file,
         stop_grace_s=ours.stop_grace_s,
         prepare=prepare,
         keep=None if ours.sync is None else _keeping(ours.sync, instance=instance),
         report=report,
+        serve=query_program(ours, environ, row) if serve else None,
         shared_fds=() if lock_fd is None else (lock_fd,),
     )
 
@@ -159,56 +164,11 @@ def _keeping(sync: SyncSettings, *, instance: str) -> KeepAfter:
     return keep_after
 
 
-def _wanted(ours: ExecuteSettings, file: str) -> Wanted | None:
-    if not ours.bot.code_file or (ours.sync is None and is_complete(ours.paths.code)):
-        return None
-    if ours.store is None:
-        raise Fatal(
-            f"{ours.paths.code} holds no code, and no store is named to fetch {names.CODE_FILE} from: "
-            "run `runtime daemon init` first, or set MINIO_ENDPOINT or OBJECT_STORE_DIR.",
-            code=ExitCode.USAGE,
-        )
-    return Wanted(bucket=ours.buckets.code, key=ours.bot.code_file, folder=ours.paths.code, file=file)
-
-
-def _environment(ours: ExecuteSettings, environ: Mapping[str, str], row: Language) -> dict[str, str]:
-    """All that the bot's process gets to see."""
-    bot, paths = ours.bot, ours.paths
-    environment = {
-        **privacy.shared_environment(environ),
-        # Its own folder: writable for it, and for no other bot on this machine.
-        "HOME": paths.code,
-        names.BOT_ID: bot.bot_id,
-        names.BOT_CONFIG: bot.config_json,
-        names.BOT_TYPE: bot.bot_type,
-        names.STATE_DIR: paths.sdk_state,
-        names.CODE_MOUNT_DIR: paths.code.lstrip("/"),
-        names.SCRIPT_PATH: bot.entrypoint,
-        names.ENTRYPOINT_TYPE: "bot",
-        **row.environment(),
-    }
-    for name, value in environment.items():
-        if len(name) + len(os.fsencode(value)) + 2 > LONGEST_VARIABLE_BYTES:
-            raise Fatal(
-                f"{name} has {len(os.fsencode(value))} bytes, more than a process can be given (about {LONGEST_VARIABLE_BYTES >> 10} KiB): "
-                "make it shorter.",
-                code=ExitCode.USAGE,
-            )
-    return environment
-
-
 def _run_folder(path: str, *, keep_fenced: bool) -> RunFolder:
     try:
         return RunFolder(path, keep_fenced=keep_fenced)
     except OSError as reason:
         raise files.disk_fault(reason, f"opening THE0_RUN_DIR {path}") from reason
-
-
-def _make_folder(path: str) -> None:
-    try:
-        os.makedirs(path, exist_ok=True)
-    except OSError as reason:
-        raise files.disk_fault(reason, f"opening CODE_PATH {path}") from reason
 
 
 def _tell(sentence: str) -> None:

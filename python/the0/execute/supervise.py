@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import signal
 import time
+from typing import TYPE_CHECKING
 
 from the0 import child, privacy
 from the0.errors import ExitCode, Fatal, Fault
@@ -19,10 +20,13 @@ from the0.execute.loop import Loop
 from the0.execute.output import Log, Output
 from the0.execute.preparing import Prepared, Preparing, stopped_early
 from the0.execute.record import Outcome, RunFolder
+from the0.execute.strays import end_strays
+
+if TYPE_CHECKING:
+    from the0.execute.serving import Serving
 
 STRAYS_GRACE_S = 2.0
 """How long what a bot left behind may take to end after SIGTERM, when the bot itself ended unasked."""
-STRAYS_KILL_S = 5.0
 DRAIN_S = 2.0
 """How long a pipe that somebody out of our reach still holds is read on after the bot's end."""
 ECHO_S = 1.0
@@ -48,6 +52,7 @@ class _Run:
         self._run_folder = run_folder
         self._output = Output(loop, launched.output_read_fd, log=log, echo_fd=echo_fd)
         self._keeper: Keeper | None = None
+        self._serving: Serving | None = None
         self._memory = oom.look()
         self._end: child.End | None = None
         self._killed = False
@@ -61,6 +66,7 @@ class _Run:
             self._get_ready(preparing.wait(grace_s=self._job.stop_grace_s))
             self._start_bot()
             self._keep_company()
+            self._serve_queries()
             self._loop.run_until(lambda: self._end is not None or self._must_end())
             outcome = self._stop_bot()
         except Fault as fault:
@@ -138,6 +144,14 @@ class _Run:
         if self._keeper.pid is None:
             self._keeper.start()
 
+    def _serve_queries(self) -> None:
+        if self._job.serve is None:
+            return
+        from the0.execute.serving import Serving  # most bots serve none
+
+        self._serving = Serving(self._loop, self._job.serve, heard=self._output.insert, say=self._log.say)
+        self._serving.start()
+
     def _say_go(self) -> None:
         try:
             os.write(self._launched.word_fd, b"g")
@@ -211,30 +225,19 @@ class _Run:
             # Started early, and never told to go.
             child.send_group(bot.pid, signal.SIGKILL)
             self._loop.run_until(lambda: self._end is not None)
+        if self._serving is not None:
+            self._serving.stop()
         self._launched.drop_word()
         self._launched.drop_output()
-        self._end_strays(signal.SIGTERM, within_s=0.0 if self._killed else STRAYS_GRACE_S)
-        self._end_strays(signal.SIGKILL, within_s=STRAYS_KILL_S)
+        end_strays(self._loop, spared=self._spared, grace_s=0.0 if self._killed else STRAYS_GRACE_S)
+        if self._serving is not None:
+            self._serving.close()
         if not self._loop.run_until(lambda: self._output.closed, deadline=time.monotonic() + DRAIN_S):
             self._output.abandon()
 
-    def _end_strays(self, number: int, *, within_s: float) -> None:
-        """Signals each of the bot's orphans once. The death of one makes its children ours, so look until there are none."""
-        told: set[int] = set()
-
-        def none_left() -> bool:
-            strays = self._strays()
-            for pid in strays - told:
-                child.send(pid, number)
-            told.update(strays)
-            return not strays
-
-        if within_s > 0:
-            self._loop.run_until(none_left, deadline=time.monotonic() + within_s)
-
-    def _strays(self) -> set[int]:
-        kept = {self._keeper.pid if self._keeper is not None else None}
-        return set(child.children()) - self._launched.not_ours - kept
+    def _spared(self) -> set[int]:
+        keeper = self._keeper.pid if self._keeper is not None else None
+        return {*self._launched.not_ours, *(() if keeper is None else (keeper,))}
 
     def _end_sync(self, outcome: Outcome) -> Outcome:
         if self._keeper is None:

@@ -108,7 +108,18 @@ function mainOf(loaded) {
   return candidates.find((each) => typeof each === "function");
 }
 
+/** Where BOT_CONFIG was too large for a variable it is in a file; code that looks for the variable finds it, too. */
+function readConfigFile() {
+  const file = process.env.BOT_CONFIG_FILE;
+  if (!file || process.env.BOT_CONFIG !== undefined) return;
+  const value = fs.readFileSync(file, "utf8");
+  // Behind the environment, not in it: no program could be started with so large a one.
+  const behind = Object.create(Object.getPrototypeOf(process.env), { BOT_CONFIG: { value, configurable: true } });
+  Object.setPrototypeOf(process.env, behind);
+}
+
 async function run() {
+  readConfigFile();
   const main = mainOf(await load());
   if (main === undefined) return; // it has run; what it left open goes on, as with `node FILE`
   bot.pending = true;

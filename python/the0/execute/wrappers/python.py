@@ -75,11 +75,22 @@ def load(path):
     return module
 
 
+def config_text():
+    """BOT_CONFIG. Where it was too large for a variable it is in a file, and code that looks for the variable finds it, too."""
+    path = os.environ.get("BOT_CONFIG_FILE")
+    if path and "BOT_CONFIG" not in os.environ:
+        with open(path, encoding="utf-8") as file:
+            text = file.read()
+        # Not into the process's own environment: no program could be started with so large a one.
+        os.environ._data[os.environ.encodekey("BOT_CONFIG")] = os.environ.encodevalue(text)
+    return os.environ["BOT_CONFIG"]
+
+
 def call(module):
     main = getattr(module, "main", None)
     if not callable(main):
         return
-    returned = main(os.environ["BOT_ID"], json.loads(os.environ["BOT_CONFIG"]))
+    returned = main(os.environ["BOT_ID"], json.loads(config_text()))
     if hasattr(returned, "__await__"):
         import asyncio
 
@@ -93,6 +104,7 @@ def run(code_path, entrypoint, sdk_folder):
     """(exit code, status, message) of the bot. What it raised was printed."""
     try:
         set_paths(code_path, entrypoint, sdk_folder)
+        config_text()
         call(load(os.path.join(code_path, entrypoint)))
     except Terminated:
         return TERMINATED

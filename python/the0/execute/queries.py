@@ -1,0 +1,288 @@
+"""`runtime execute --query PATH`: one question to a bot that need not run, answered from its newest stored state.
+
+Never claims, imports or writes state. The answer goes to stdout as one JSON object and, with QUERY_RESULT_KEY, into the
+store. Exit codes: 0 for an answer, 1 where the answer's status is `error`, and ours where there is none.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import socket
+import sys
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from the0 import asking, child, files, memory, names, privacy, settings
+from the0.asking import Answer, NoAnswer
+from the0.errors import ExitCode, Fatal, Fault
+from the0.execute import configuration, preparing, query_result
+from the0.execute.environment import question, typed
+from the0.execute.languages import language
+from the0.execute.loop import Loop
+from the0.execute.output import Echo, widen
+from the0.execute.preparing import Prepared, Preparing, stopped_early
+from the0.execute.programs import make_code_folder, query_program, wanted_code
+from the0.execute.query_state import QueryState
+from the0.execute.strays import end_strays
+
+if TYPE_CHECKING:
+    from threading import Event
+
+    from the0.settings import ExecuteSettings
+
+ERROR = 1
+"""The exit code for an answer that says `error`."""
+SHOWN_BYTES = 1 << 20
+"""How much of what the query process prints is passed on to stderr."""
+ECHO_S = 1.0
+FIRST_PORT, LAST_PORT = 12000, 32000
+"""Below the ports that outgoing connections are given."""
+ASK_AGAIN_S = 0.01
+
+
+def query(environ: Mapping[str, str]) -> int:
+    """Answers QUERY_PATH. Only for a process of its own, with one thread."""
+    child.fill_standard_descriptors()
+    privacy.set_non_dumpable()
+    memory.keep_little()
+    begun = time.monotonic()
+    key = environ.get(names.QUERY_RESULT_KEY, "")
+    try:
+        environ = configuration.resolved(environ)
+        ours = settings.read_execute(environ)
+        with _Query(ours, environ, deadline=begun + ours.query_timeout_s) as asked:
+            answer, generation = asked.run()
+        text = query_result.named(answer, generation=generation)
+        code = ERROR if answer.value.get("status") == "error" else 0
+    except Fault as fault:
+        print(f"the0: {fault.sentence}", file=sys.stderr, flush=True)
+        text, code = query_result.failure(fault), int(fault.code)
+    _print(text)
+    return _store(environ, key, text) or code
+
+
+class _Query:
+    def __init__(self, ours: ExecuteSettings, environ: Mapping[str, str], *, deadline: float) -> None:
+        self._ours = ours
+        self._deadline = deadline
+        self._not_ours = frozenset(child.children())
+        self._program = query_program(ours, environ, language(ours.bot.runtime))
+        self._question = question(ours.bot)
+        privacy.become_subreaper()
+        self._loop = Loop()
+        self._state = QueryState(ours.paths.state)
+        self._end: child.End | None = None
+
+    def __enter__(self) -> _Query:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        try:
+            self._state.close()
+        except OSError as reason:
+            fault = files.disk_fault(reason, "removing the state that the query was given")
+            print(f"the0: {fault.sentence}", file=sys.stderr, flush=True)
+
+    def run(self) -> tuple[Answer, int]:
+        """The answer and the generation that it is about. Raises Fault."""
+        generation = self._prepare()
+        shown = _Shown(self._loop)
+        try:
+            with query_result.result_folder() as folder_fd:
+                if folder_fd is not None:
+                    return self._run_once(folder_fd, shown), generation
+            return self._serve_once(shown), generation
+        finally:
+            end_strays(self._loop, spared=lambda: self._not_ours, grace_s=0.0)
+            shown.close()
+
+    def _prepare(self) -> int:
+        ours = self._ours
+        make_code_folder(ours)
+        wanted = wanted_code(ours, self._program.file, replace=False)
+        sync = ours.sync
+        assert sync is not None, "read so"
+
+        def prepare(stop: Event) -> Prepared:
+            from the0.execute.prepare_query import prepare_query
+
+            return prepare_query(sync, wanted=wanted, state=self._state.path, stop=stop)
+
+        begun = preparing.begin(prepare, keep_fds=(self._state.lock_fd,))
+        prepared = Preparing(self._loop, begun).wait(grace_s=1.0, until=self._deadline)
+        if self._loop.stop_asked:
+            raise stopped_early()
+        if prepared.fault is not None:
+            raise prepared.fault
+        self._state.mark()
+        return prepared.generation
+
+    # --- a process that answers one question and ends ------------------------------------------------
+
+    def _run_once(self, folder_fd: int, shown: _Shown) -> Answer:
+        self._spawn(self._question, shown)
+        in_time = self._wait(lambda: self._end is not None)
+        end_strays(self._loop, spared=lambda: self._not_ours, grace_s=0.0)
+        try:
+            return query_result.read_result(folder_fd)
+        except NoAnswer as reason:
+            if not in_time:
+                raise self._too_late() from reason
+            raise NoAnswer(
+                f"{reason.sentence.rstrip('.')}; it ended with {self._end}, and its output says why."
+            ) from reason
+
+    # --- the same process as a server, where there is no folder for its result -----------------------
+
+    def _serve_once(self, shown: _Shown) -> Answer:
+        port = _free_port()
+        self._spawn({names.BOT_TYPE: "realtime", names.THE0_QUERY_PORT: str(port)}, shown)
+        answer_fd = os.memfd_create("answer", os.MFD_CLOEXEC)
+        try:
+            ends: list[child.End] = []
+            asker = child.fork_child("ask", lambda _: self._ask(port, answer_fd), keep=(answer_fd,))
+            self._loop.on_end(asker.pid, ends.append)
+            in_time = self._wait(lambda: bool(ends) or self._end is not None)
+            if not ends and self._end is not None:
+                # It may have answered with its last breath.
+                self._loop.run_until(lambda: bool(ends), deadline=time.monotonic() + 10 * ASK_AGAIN_S)
+            if not ends:
+                child.send(asker.pid, signal.SIGKILL)
+            self._loop.run_until(lambda: bool(ends))
+            asker.drop()
+            os.lseek(answer_fd, 0, os.SEEK_SET)
+            said = files.read_fd(answer_fd, limit_bytes=asking.ANSWER_BYTES + 4096)
+        finally:
+            os.close(answer_fd)
+        if ends[0].code == 0:
+            return asking.parsed(said)
+        if not in_time:
+            raise self._too_late()
+        if self._end is not None:
+            raise NoAnswer(f"The query process ended with {self._end} before it answered: its output says why.")
+        raise NoAnswer(said.decode() or f"Asking the query process ended with {ends[0]}.")
+
+    def _ask(self, port: int, answer_fd: int) -> int:
+        bot = self._ours.bot
+        assert bot.query_path is not None
+        while True:
+            try:
+                answer = asking.ask(
+                    "127.0.0.1",
+                    port,
+                    path=bot.query_path,
+                    params=typed(bot.query_params, runtime=bot.runtime),
+                    deadline=self._deadline,
+                )
+            except asking.NotListening:
+                time.sleep(ASK_AGAIN_S)  # it is on its way
+            except Fault as fault:
+                os.write(answer_fd, fault.sentence.encode())
+                return ERROR
+            else:
+                files.write_all(answer_fd, answer.text.encode())
+                return 0
+
+    # --- both ---------------------------------------------------------------------------------------
+
+    def _spawn(self, more: Mapping[str, str], shown: _Shown) -> None:
+        program, ours = self._program, self._ours
+        environment = {**program.environment, **more}
+        if self._state.copy is not None:
+            below = os.path.relpath(ours.paths.sdk_state, ours.paths.state)
+            environment[names.STATE_DIR] = os.path.normpath(os.path.join(self._state.copy, below))
+        program = replace(program, environment=environment, copy=self._state.path)
+        spawned = program.spawn(shown.write_fd)
+        self._loop.on_end(spawned.pid, self._note_end)
+
+    def _note_end(self, end: child.End) -> None:
+        self._end = end
+
+    def _wait(self, done: Callable[[], bool]) -> bool:
+        in_time = self._loop.run_until(lambda: done() or self._loop.stop_asked, deadline=self._deadline)
+        if self._loop.stop_asked:
+            raise Fatal("A stop was asked for before the query was answered.", code=ExitCode.STOPPED_EARLY)
+        return in_time
+
+    def _too_late(self) -> Fatal:
+        return Fatal(
+            f"The query was not answered within {self._ours.query_timeout_s:g} s: make it quicker, or raise {names.QUERY_TIMEOUT_S}.",
+            code=ExitCode.TIMED_OUT,
+        )
+
+
+class _Shown:
+    """What the query process prints, on our stderr: as much as is useful there."""
+
+    def __init__(self, loop: Loop) -> None:
+        self._loop = loop
+        self._echo = Echo(loop, 2)
+        self._left = SHOWN_BYTES
+        self._read_fd, self.write_fd = os.pipe()
+        widen(self._read_fd)
+        loop.watch(self._read_fd, self._pump)
+
+    def close(self) -> None:
+        self._pump()
+        self._loop.watch(self._read_fd, None)
+        os.close(self._read_fd)
+        os.close(self.write_fd)
+        self._loop.run_until(lambda: self._echo.idle, deadline=time.monotonic() + ECHO_S)
+
+    def _pump(self) -> None:
+        try:
+            data = os.read(self._read_fd, 1 << 16)
+        except BlockingIOError:
+            return
+        if self._left > 0:
+            self._echo.write(data[: self._left])
+            self._left -= len(data)
+            if self._left <= 0:
+                self._echo.write(b"\nthe0: the query process prints more than is shown here.\n")
+
+
+def _free_port() -> int:
+    for _ in range(100):
+        port = random.randint(FIRST_PORT, LAST_PORT)
+        with socket.socket() as tried:
+            try:
+                tried.bind(("0.0.0.0", port))
+            except OSError:
+                continue
+            return port
+    raise Fatal("No free port was found for the query process: stop some of what listens here.", code=ExitCode.INTERNAL)
+
+
+def _print(text: str) -> None:
+    try:
+        files.write_all(1, text.encode() + b"\n")
+    except OSError:
+        pass  # nobody reads; the store may have it
+
+
+def _store(environ: Mapping[str, str], key: str, text: str) -> int:
+    """Puts the answer where QUERY_RESULT_KEY says; 0, or the exit code that says why it is not there."""
+    if not key:
+        return 0
+    try:
+        store, bucket = settings.read_store(environ), settings.read_buckets(environ).query_results
+    except Fault as fault:
+        return int(fault.code)  # said already: that is why there was no answer
+
+    def put() -> str:
+        from the0.objects.open import open_store
+
+        return open_store(store, deadline_s=10.0).put(bucket, key, text.encode())
+
+    from the0.objects.in_child import in_child
+
+    try:
+        in_child(put, doing="storing the answer", timeout_s=20.0)
+    except Fault as fault:
+        print(f"the0: {fault.sentence}", file=sys.stderr, flush=True)
+        return int(fault.code)
+    return 0

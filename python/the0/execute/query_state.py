@@ -1,0 +1,131 @@
+"""Where an ephemeral query finds its bot's state: restored for it alone, thrown away afterwards, never synced.
+
+That is STATE_PATH itself where nothing lies there and nobody uses it, as in a container of its own; else a folder of
+its own below `.the0/`, or among temporary files, so that a bot which runs on STATE_PATH never notices.
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import os
+import tempfile
+import time
+
+from the0 import files, names
+from the0.errors import Fault
+from the0.sync.lock import hold_lock
+
+_NOT_OURS = frozenset({names.RESERVED_DIR, "lost+found"})
+_OWN = "the0-query-"
+_SETTLED_S = 60.0
+"""A younger copy may be one whose query has not locked it yet."""
+
+
+class QueryState:
+    """A folder for one query. `lock_fd` is held by it and those that fill it; `close` removes what is in it."""
+
+    def __init__(self, state_path: str) -> None:
+        self.copy: str | None = None
+        """The folder, where it is not STATE_PATH itself."""
+        self._state_path = state_path
+        try:
+            self.lock_fd = hold_lock(state_path)
+            if self._take_in_place():
+                return
+            os.close(self.lock_fd)
+        except (Fault, OSError):
+            pass  # a bot runs there, or it cannot be written: then it is left alone
+        self._make_copy()
+
+    @property
+    def path(self) -> str:
+        return self.copy or self._state_path
+
+    def close(self) -> None:
+        """Removes the state. OSError is the caller's to tell."""
+        try:
+            if self.copy is None:
+                with files.folder(self._state_path) as fd:
+                    self._wipe(fd)
+            else:
+                parent, _, name = self.copy.rpartition("/")
+                with files.folder(parent) as fd:
+                    files.remove_tree(fd, name)
+        finally:
+            os.close(self.lock_fd)
+
+    # --- in place ---------------------------------------------------------------------------------
+
+    def _take_in_place(self) -> bool:
+        """Whether STATE_PATH is nobody's. Marked from then on, so that whoever comes after a crash begins with an empty folder."""
+        with files.folder(self._state_path) as fd:
+            marked = _exists(fd, f"{names.RESERVED_DIR}/{names.RESTORING}")
+            used = _exists(fd, f"{names.RESERVED_DIR}/{names.INDEX}") or bool(set(os.listdir(fd)) - _NOT_OURS)
+            if used and not marked:
+                return False
+            self.mark()
+            if used:
+                self._wipe(fd, unmark=False)
+            return True
+
+    def mark(self) -> None:
+        """Says that all there may go. The restore takes its own mark away when it is done."""
+        if self.copy is None:
+            with files.folder(os.path.join(self._state_path, names.RESERVED_DIR)) as fd:
+                files.write_atomic(fd, names.RESTORING, b"", durable=False)
+
+    def _wipe(self, root_fd: int, *, unmark: bool = True) -> None:
+        for name in set(os.listdir(root_fd)) - _NOT_OURS:
+            files.remove_tree(root_fd, name)
+        reserved = files.open_folder_beneath(root_fd, names.RESERVED_DIR)
+        try:
+            files.remove_tree(reserved, names.INDEX)
+            if unmark:
+                files.remove_tree(reserved, names.RESTORING)
+        finally:
+            os.close(reserved)
+
+    # --- a copy -----------------------------------------------------------------------------------
+
+    def _make_copy(self) -> None:
+        copies = os.path.join(self._state_path, names.RESERVED_DIR, names.QUERY_COPIES)
+        try:
+            os.makedirs(copies, mode=0o700, exist_ok=True)
+            _sweep(copies)
+            self.copy = tempfile.mkdtemp(prefix=_OWN, dir=copies)
+        except OSError:
+            try:
+                self.copy = tempfile.mkdtemp(prefix=_OWN)  # STATE_PATH is read-only, or not there
+            except OSError as reason:
+                raise files.disk_fault(reason, "making a folder for the state of a query") from reason
+        self.lock_fd = files.open_root(self.copy)
+        fcntl.flock(self.lock_fd, fcntl.LOCK_EX)
+
+
+def _sweep(copies: str) -> None:
+    """Removes copies whose queries were killed before they could: nobody holds them any more."""
+    with files.folder(copies) as copies_fd:
+        for name in os.listdir(copies_fd):
+            try:
+                fd = files.open_folder_beneath(copies_fd, name)
+            except OSError:
+                continue  # gone, or nothing of ours
+            try:
+                if time.time() - os.fstat(fd).st_mtime < _SETTLED_S:
+                    continue
+                fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                files.remove_tree(copies_fd, name)
+            except OSError as reason:
+                if reason.errno not in (errno.EWOULDBLOCK, errno.ENOTEMPTY, errno.EACCES, errno.EPERM):
+                    raise
+            finally:
+                os.close(fd)
+
+
+def _exists(root_fd: int, path: str) -> bool:
+    try:
+        os.stat(path, dir_fd=root_fd, follow_symlinks=False)
+    except FileNotFoundError:
+        return False
+    return True

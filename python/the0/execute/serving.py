@@ -1,0 +1,162 @@
+"""The query process that serves beside a bot, or alone in a sidecar: started, heard, started again when it ends, stopped.
+
+Whatever becomes of it, the bot goes on.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+from the0 import child, landlock
+from the0.errors import ExitCode, Fatal, Fault
+from the0.execute import target
+from the0.execute.languages import Language
+from the0.execute.loop import Loop
+from the0.execute.output import PIPE_BYTES, widen
+
+FIRST_PAUSE_S = 1.0
+LAST_PAUSE_S = 60.0
+HEALTHY_S = 60.0
+"""After so long a life the pauses begin anew."""
+LINE_BYTES = 64 << 10
+"""A longer line of the query process's is cut."""
+
+Say = Callable[..., None]
+"""`say(message, level=…)`: one line of our own in the bot's log."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Program:
+    """A query entrypoint, and all that it takes to start it."""
+
+    language: Language
+    argv: list[str]
+    environment: Mapping[str, str]
+    folder: str
+    """CODE_PATH: its working directory."""
+    file: str
+    """The entrypoint's path below `folder`."""
+    state: str
+    """STATE_PATH, which it must not write."""
+    copy: str | None = None
+    """A throw-away copy of state that may lie below STATE_PATH, which it may write."""
+
+    def spawn(self, output_fd: int) -> child.Spawned:
+        """Raises Fatal (ENTRYPOINT, INTERNAL)."""
+        row = self.language
+        target.check(self.folder, self.file, executable=row.executable, folders=row.folders)
+        try:
+            spawned = child.spawn(
+                self.argv,
+                env=self.environment,
+                folder=self.folder,
+                output_fd=output_fd,
+                confine=self._confine if landlock.available() else None,
+            )
+            failure = child.exec_failure(spawned)
+        except OSError as reason:
+            raise Fatal(
+                f"No process can be started for the query: {reason.strerror}; raise this user's or container's limits.",
+                code=ExitCode.INTERNAL,
+            ) from reason
+        if failure is not None:
+            raise Fatal(
+                f"The query process cannot be started: {self.argv[0]}: {failure.strerror}; "
+                "deploy a program that runs on this machine.",
+                code=ExitCode.ENTRYPOINT,
+            )
+        return spawned
+
+    def _confine(self) -> None:
+        if os.path.isdir(self.state):
+            landlock.forbid_writes(self.state, but=() if self.copy is None else (self.copy,))
+
+
+class Serving:
+    """Keeps one query process going, from `start` to `stop`."""
+
+    def __init__(self, loop: Loop, program: Program, *, heard: Callable[[bytes], None], say: Say) -> None:
+        """`heard` takes what it prints, in whole lines."""
+        self.pid: int | None = None
+        self._loop = loop
+        self._program = program
+        self._say = say
+        self._lines = _Lines(heard)
+        self._read_fd, self._write_fd = os.pipe()
+        widen(self._read_fd)
+        loop.watch(self._read_fd, self._pump)
+        self._pause_s = FIRST_PAUSE_S
+        self._begun = 0.0
+        self._stopping = False
+
+    def start(self) -> None:
+        if self._stopping:
+            return
+        try:
+            spawned = self._program.spawn(self._write_fd)
+        except Fault as fault:
+            if fault.code == ExitCode.INTERNAL:
+                self._again(fault.sentence)
+            else:
+                # As long as the code is what it is, another try would fail as well.
+                self._say(f"No queries are served: {fault.sentence} The bot goes on.", level="error")
+            return
+        self.pid, self._begun = spawned.pid, time.monotonic()
+        self._loop.on_end(spawned.pid, self._ended)
+
+    def stop(self) -> None:
+        """Starts it no more: whoever ends what is left of a run (`end_strays`) ends it, too."""
+        self._stopping = True
+
+    def close(self) -> None:
+        """Once it has ended."""
+        self._pump()
+        self._lines.finish()
+        self._loop.watch(self._read_fd, None)
+        os.close(self._read_fd)
+        os.close(self._write_fd)
+
+    def _ended(self, end: child.End) -> None:
+        self.pid = None
+        if self._stopping:
+            return
+        if time.monotonic() - self._begun >= HEALTHY_S:
+            self._pause_s = FIRST_PAUSE_S
+        self._again(f"The query process ended with {end}.")
+
+    def _again(self, sentence: str) -> None:
+        self._say(f"{sentence} It is started again in {self._pause_s:g} s; the bot goes on.", level="warn")
+        self._loop.after(self._pause_s, self.start)
+        self._pause_s = min(2 * self._pause_s, LAST_PAUSE_S)
+
+    def _pump(self) -> None:
+        try:
+            data = os.read(self._read_fd, PIPE_BYTES)
+        except BlockingIOError:
+            return
+        self._lines.take(data)
+
+
+class _Lines:
+    """Cuts what is printed into whole lines."""
+
+    def __init__(self, heard: Callable[[bytes], None]) -> None:
+        self._heard = heard
+        self._begun = bytearray()
+
+    def take(self, data: bytes) -> None:
+        end = data.rfind(b"\n") + 1
+        if end:
+            self._heard(bytes(self._begun) + data[:end])
+            self._begun.clear()
+        self._begun += data[end:]
+        if len(self._begun) >= LINE_BYTES:
+            self.finish()
+
+    def finish(self) -> None:
+        if self._begun:
+            self._heard(bytes(self._begun) + b"\n")
+            self._begun.clear()
