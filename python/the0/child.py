@@ -148,12 +148,10 @@ def spawn(
     folder: str,
     output_fd: int,
     word_fd: int | None = None,
-    confine: Callable[[], None] | None = None,
 ) -> Spawned:
     """Starts a program in its own session and process group: stdin is empty, stdout and stderr are `output_fd`,
     descriptor 3 is `word_fd` if given, there are no others; signals are as after login. `argv[0]` is an absolute path.
-    It is killed when we die: nobody would keep its state any more. `confine` is called in it last before the program;
-    an OSError of its is as one of exec."""
+    It is killed when we die: nobody would keep its state any more."""
     parent = os.getpid()
     failure_read, failure_write = os.pipe()
     try:
@@ -175,6 +173,7 @@ def spawn(
         privacy.die_with_parent(signal.SIGKILL)
         if os.getppid() != parent:
             os._exit(127)
+        privacy.gain_no_privileges()
         # Out of the way of 0 to 3 first, so that no dup2 below overwrites a descriptor that is needed still.
         failure_write, output_fd = _above(failure_write), _above(output_fd)
         word_fd = _above(word_fd) if word_fd is not None else None
@@ -185,8 +184,6 @@ def spawn(
             os.dup2(word_fd, 3)
         privacy.close_others((failure_write, *((3,) if word_fd is not None else ())))
         os.chdir(folder)
-        if confine is not None:
-            confine()
         os.execve(argv[0], list(argv), dict(env))
     except OSError as failure:
         number = failure.errno or 0
@@ -227,6 +224,18 @@ def reap() -> list[tuple[int, End]]:
             return ended
         code = os.waitstatus_to_exitcode(status)
         ended.append((pid, End(code=code, signal=None) if code >= 0 else End(code=None, signal=-code)))
+
+
+def continue_stopped(pid: int) -> bool:
+    """Whether somebody had stopped this child of ours (SIGSTOP and the like); it goes on."""
+    try:
+        stopped = os.waitid(os.P_PID, pid, os.WSTOPPED | os.WNOHANG)
+    except ChildProcessError:
+        return False  # it has ended
+    if stopped is None:
+        return False
+    send(pid, signal.SIGCONT)
+    return True
 
 
 def send(pid: int, number: int) -> None:

@@ -17,6 +17,7 @@ _PR_GET_DUMPABLE = 3
 _PR_SET_DUMPABLE = 4
 _PR_SET_NAME = 15
 _PR_SET_CHILD_SUBREAPER = 36
+_PR_SET_NO_NEW_PRIVS = 38
 
 _prctl = ctypes.CDLL(None, use_errno=True).prctl
 _prctl.argtypes = [ctypes.c_int, ctypes.c_ulong, ctypes.c_ulong, ctypes.c_ulong, ctypes.c_ulong]
@@ -25,11 +26,13 @@ _SHARED = frozenset(
     {
         *("PATH", "TZ", "LANG", "LANGUAGE", "TMPDIR", "LD_LIBRARY_PATH"),
         *("SSL_CERT_FILE", "SSL_CERT_DIR", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE", "NODE_EXTRA_CA_CERTS"),
-        *("http_proxy", "https_proxy", "all_proxy", "no_proxy"),
-        *("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "NO_PROXY"),
+        *("no_proxy", "NO_PROXY"),
     }
 )
 """What of our environment a bot sees too: how to find programs, time, text, certificates and the way out."""
+
+_PROXIES = frozenset({*("http_proxy", "https_proxy", "all_proxy"), *("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY")})
+"""Shared without the user and password that they may name."""
 
 DEFAULT_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
@@ -55,6 +58,12 @@ def die_with_parent(number: int) -> None:
     _call(_PR_SET_PDEATHSIG, number)
 
 
+def gain_no_privileges() -> None:
+    """Programs with a set-user-id bit run as we do, from here on and in all that is started: none leaves our reach as
+    another user's. Kept over exec."""
+    _call(_PR_SET_NO_NEW_PRIVS, 1)
+
+
 def set_name(name: str) -> None:
     """What `ps` and `top` call this process (15 bytes)."""
     shown = ctypes.create_string_buffer(name.encode()[:15])
@@ -64,8 +73,17 @@ def set_name(name: str) -> None:
 def shared_environment(environ: Mapping[str, str]) -> dict[str, str]:
     """The part of our own environment that a bot may see."""
     shared = {name: value for name, value in environ.items() if name in _SHARED or name.startswith("LC_")}
+    shared |= {name: _anonymous(environ[name]) for name in _PROXIES if name in environ}
     shared.setdefault("PATH", DEFAULT_PATH)
     return shared
+
+
+def _anonymous(proxy: str) -> str:
+    """`scheme://user:password@host:port`, or that without a scheme, without user and password. Whatever stands before
+    the last `@` goes: a password may hold any character."""
+    named, mark, host = proxy.rpartition("@")
+    scheme, colon, _ = named.partition("://")
+    return (scheme + colon if mark and colon and scheme.isalnum() else "") + host
 
 
 def close_others(keep: Iterable[int]) -> None:

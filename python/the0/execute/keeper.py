@@ -1,4 +1,4 @@
-"""The sync process beside the bot: forked, listened to, forked again when it dies, stopped last."""
+"""The sync process beside the bot: forked, listened to, forked again when it dies, continued when somebody stops it, ended last."""
 
 from __future__ import annotations
 
@@ -22,6 +22,8 @@ Runs in a forked child. `notify` takes "ready", "fenced" or "store-down"."""
 
 DEATHS = 8
 DEATHS_WITHIN_S = 60.0
+STOPS = 60
+"""So often somebody may stop it (SIGSTOP) within DEATHS_WITHIN_S: more, and it gets nothing done."""
 FIRST_PAUSE_S = 0.05
 LAST_PAUSE_S = 15.0
 NO_PROCESS_PAUSE_S = 1.0
@@ -52,7 +54,9 @@ class Keeper:
         self._say = say
         self._forked: child.Forked | None = None
         self._deaths: list[float] = []
+        self._stops: list[float] = []
         self._said = False
+        self._said_stopped = False
         self._finishing = False
         self._tries_left = FINAL_TRIES
         self._final_code: int | None = None
@@ -83,6 +87,7 @@ class Keeper:
         if self._bot_pid is not None:
             forked.leave_behind(self._bot_pid)
         self._loop.on_end(forked.pid, lambda end: self._ended(end, notices_read))
+        self._loop.on_stop(forked.pid, self._stopped)
         self._loop.watch(notices_read, lambda: self._listen(notices_read))
         if self._finishing:
             self._ask_to_stop()
@@ -172,6 +177,17 @@ class Keeper:
             self._say(f"The sync process ended unasked ({end}); it is started again, and the bot goes on.")
         pause_s = min(FIRST_PAUSE_S * 4 ** (len(self._deaths) - 1), LAST_PAUSE_S)
         self._loop.after(pause_s, self._start_again)
+
+    def _stopped(self) -> None:
+        now = time.monotonic()
+        self._stops = [when for when in self._stops[-STOPS:] if now - when < DEATHS_WITHIN_S] + [now]
+        if len(self._stops) > STOPS:
+            self._judge(
+                ExitCode.SYNC_FAILED, f"The sync process was stopped over {STOPS} times within {DEATHS_WITHIN_S:.0f} s."
+            )
+        elif not self._said_stopped:
+            self._said_stopped = True
+            self._say("Somebody stopped the sync process (SIGSTOP); it was continued.")
 
     def _start_again(self) -> None:
         if self.pid is None and self._final_code is None and (self._finishing or self.verdict is None):

@@ -27,6 +27,7 @@ class Loop:
         self._writers: dict[int, Action] = {}
         self._timers: list[tuple[float, Action]] = []
         self._ends: dict[int, Callable[[child.End], None]] = {}
+        self._stops: dict[int, Action] = {}
         self._wakeup_read, self._wakeup_write = os.pipe()
         os.set_blocking(self._wakeup_read, False)
         os.set_blocking(self._wakeup_write, False)
@@ -55,6 +56,10 @@ class Loop:
     def on_end(self, pid: int, ended: Callable[[child.End], None]) -> None:
         """Calls `ended` once the child has been reaped. To be said before the loop runs again after the fork."""
         self._ends[pid] = ended
+
+    def on_stop(self, pid: int, stopped: Action) -> None:
+        """Calls `stopped` each time that somebody stopped this child, which then goes on. Until it has ended."""
+        self._stops[pid] = stopped
 
     def after(self, seconds: float, action: Action) -> None:
         self._timers.append((time.monotonic() + seconds, action))
@@ -94,7 +99,11 @@ class Loop:
         self._reap()
 
     def _reap(self) -> None:
+        for pid, stopped in list(self._stops.items()):
+            if child.continue_stopped(pid):
+                stopped()
         for pid, end in child.reap():
+            self._stops.pop(pid, None)
             ended = self._ends.pop(pid, None)
             if ended is not None:  # else an orphan that became ours, or a stray
                 ended(end)

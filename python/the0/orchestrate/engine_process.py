@@ -6,7 +6,6 @@ us: when we end without stopping it, it runs on, and the next engine on this fol
 
 from __future__ import annotations
 
-import fcntl
 import json
 import os
 import resource
@@ -28,6 +27,7 @@ from the0.orchestrate import process_record, processes
 from the0.orchestrate.data import BotFolders, Data
 from the0.orchestrate.engine import Instance, QueryAnswer, Start, Usage
 from the0.orchestrate.process_record import Record
+from the0.sync.lock import is_free
 
 DRAIN_LOOK_S: Final = 0.1
 """How often is looked whether the final sync of a supervisor that was killed has ended."""
@@ -371,18 +371,7 @@ def _nobody() -> None:
 
 def _is_free(folders: BotFolders) -> bool:
     """Whether no run holds the lock on the state folder: its final sync has ended, too."""
-    try:
-        with files.folder(folders.state) as fd:
-            lock_fd = files.open_beneath(fd, f"{names.RESERVED_DIR}/{names.LOCK}", os.O_RDWR)
-    except OSError:
-        return True  # nothing ever ran there, or a bot spoiled it, and then nothing could start
-    try:
-        fcntl.flock(lock_fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
-        return False
-    finally:
-        os.close(lock_fd)
-    return True
+    return is_free(folders.state)
 
 
 def _free_port() -> int:
