@@ -148,10 +148,12 @@ def spawn(
     folder: str,
     output_fd: int,
     word_fd: int | None = None,
+    confine: Callable[[], None] | None = None,
 ) -> Spawned:
     """Starts a program in its own session and process group: stdin is empty, stdout and stderr are `output_fd`,
     descriptor 3 is `word_fd` if given, there are no others; signals are as after login. `argv[0]` is an absolute path.
-    It is killed when we die: nobody would keep its state any more."""
+    It is killed when we die: nobody would keep its state any more. `confine` is called in it last before the program;
+    an OSError of its is as one of exec."""
     parent = os.getpid()
     failure_read, failure_write = os.pipe()
     try:
@@ -184,6 +186,8 @@ def spawn(
             os.dup2(word_fd, 3)
         privacy.close_others((failure_write, *((3,) if word_fd is not None else ())))
         os.chdir(folder)
+        if confine is not None:
+            confine()
         os.execve(argv[0], list(argv), dict(env))
     except OSError as failure:
         number = failure.errno or 0
