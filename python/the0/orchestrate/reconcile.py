@@ -191,7 +191,7 @@ def decide(
     live = [each for each in instances if each.state != "ended"]
     if live:
         return _decide_live(bot, live, asked_s=memory.asked_s.get(bot_id), now_s=now_s, grace_s=grace_s)
-    ended = max(instances, key=lambda each: each.started_s, default=None)
+    ended = max(instances, key=lambda each: (each.started_s, _ended_s(each) or 0.0, each.name), default=None)
     if bot is None:
         removed = bot_id in desired.removed or bot_id in memory.confirmed
         return Decision(
