@@ -22,6 +22,7 @@ from http.server import BaseHTTPRequestHandler
 from typing import Any, Final
 
 HEAD_BYTES: Final = 16 << 10
+DRAIN_S: Final = 1.0
 _END: Final = b"\r\n\r\n"
 _LENGTH: Final = re.compile(rb"(?im)^content-length[ \t]*:[ \t]*([^\r\n]*?)[ \t]*\r?$")
 _CHUNKED: Final = re.compile(rb"(?im)^transfer-encoding[ \t]*:")
@@ -211,6 +212,8 @@ class Service:
         if not piece:
             self._drop(connection)
             return
+        if connection.draining:
+            return
         if not connection.buffer:
             connection.deadline = time.monotonic() + self._limits.request_s
             self._earliest = min(self._earliest, connection.deadline)
@@ -239,7 +242,7 @@ class Service:
         if len(self._open) >= self._limits.connections:
             self._make_room()
         self._watch(connection)
-        if connection.buffer:
+        if connection.buffer and not connection.draining:
             self._look(connection)
 
     def _end_late(self) -> None:
@@ -247,7 +250,7 @@ class Service:
         if now < self._earliest:
             return
         for connection in [each for each in self._open.values() if each.deadline <= now]:
-            if connection.buffer:
+            if connection.buffer and not connection.draining:
                 connection.refusal = (HTTPStatus.REQUEST_TIMEOUT, "The request did not arrive whole in time.")
                 self._unwatch(connection)
                 if not self._quick.take(connection):
@@ -264,15 +267,22 @@ class Service:
             _Exchange(connection, self._answer, self._failed)
         except OSError:
             connection.keep = False  # the other side is gone; there is nobody to tell
-        if connection.keep and not self._closing.is_set():
-            self._returned.append(connection)
-            self._wake()
-        else:
-            _hang_up(connection.socket)
+        if self._closing.is_set():
+            connection.socket.close()
+            return
+        if not connection.keep:
+            # What is still coming is read away for a moment: closing over it would reset the connection, and with it the answer.
+            try:
+                connection.socket.shutdown(socket.SHUT_WR)
+            except OSError:
+                pass  # it is gone: reading tells
+            connection.draining = True
+        self._returned.append(connection)
+        self._wake()
 
 
 class _Connection:
-    __slots__ = ("_looked", "_whole", "buffer", "deadline", "keep", "refusal", "socket")
+    __slots__ = ("_looked", "_whole", "buffer", "deadline", "draining", "keep", "refusal", "socket")
 
     def __init__(self, accepted: socket.socket, *, deadline: float) -> None:
         self.socket = accepted
@@ -280,6 +290,8 @@ class _Connection:
         """Monotonic."""
         self.buffer = bytearray()
         self.keep = False
+        self.draining = False
+        """It has had its last answer."""
         self.refusal: tuple[int, str] | None = None
         self._whole: int | None = None
         """Bytes of head and body, once the head has said so."""
@@ -455,16 +467,3 @@ class _Threads:
     def _leave(self) -> None:
         self._free -= 1
         self._threads.discard(threading.current_thread())
-
-
-def _hang_up(connection: socket.socket) -> None:
-    """Reads away what is still coming, briefly: closing over unread bytes would reset the connection, and with it the answer."""
-    try:
-        connection.shutdown(socket.SHUT_WR)
-        connection.settimeout(0.2)
-        deadline = time.monotonic() + 1.0
-        while time.monotonic() < deadline and connection.recv(1 << 16):
-            pass
-    except OSError:
-        pass  # it is gone
-    connection.close()
