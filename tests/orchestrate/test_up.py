@@ -1,0 +1,257 @@
+"""`runtime up` as a person runs it: real bots as real processes, ended in every way."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from orchestrate.platform_place import COMMAND, Platform, eventually
+from the0.errors import ExitCode
+from the0.orchestrate import data
+
+
+@pytest.fixture
+def platform(tmp_path: Path) -> Iterator[Platform]:
+    made = Platform(tmp_path)
+    yield made
+    made.close()
+
+
+COUNTING = """
+import time
+from the0 import state
+def main(bot_id, config):
+    state.set("count", state.get("count", 0) + 1)
+    print("count", state.get("count"), flush=True)
+    while True:
+        time.sleep(3600)
+"""
+
+
+def is_gone(pid: int) -> bool:
+    return not Path(f"/proc/{pid}").exists()
+
+
+def test_deployed_bots_run_until_the_platform_ends(platform: Platform) -> None:
+    platform.put("early")
+    up = platform.up()
+    platform.put("late", word="äöü")
+    platform.put("odd id/ß")
+    for bot_id in ("early", "late", "odd id/ß"):
+        platform.until_printed(bot_id, f"{bot_id} is here")
+        assert platform.until(bot_id, "running")["restarts"] == 0
+    assert "äöü" in platform.printed("late")
+    assert up.stop() == 0
+    assert platform.supervisors() == []
+    record = json.loads(Path(platform.data.bot("early").run, "exit.json").read_text())
+    assert (record["stop_asked"], record["by"]) == (True, "bot")
+    head = json.loads(Path(platform.data.objects, "bot-state/early/HEAD").read_text())
+    assert head["claim"]["released"] is True
+
+
+def test_stopped_started_changed_and_removed(platform: Platform) -> None:
+    platform.put("b", word="one")
+    platform.up()
+    platform.until_printed("b", "one")
+    first = platform.pid("b")
+    platform.bots.set_enabled("b", False)
+    platform.tell()
+    platform.until("b", "stopped")
+    assert is_gone(first)
+    platform.bots.set_enabled("b", True)
+    platform.tell()
+    platform.until("b", "running")
+    platform.put("b", word="two")
+    platform.until_printed("b", "two")
+    assert platform.until("b", "running")["restarts"] == 0
+    platform.control.restart("b")
+    eventually(lambda: platform.row("b")["restarts"] == 1, "a restart")
+    platform.bots.remove("b")
+    platform.tell()
+    eventually(lambda: platform.row("b") is None, "the bot's removal")
+    eventually(lambda: not Path(platform.data.bot("b").path).exists(), "the folder's removal")
+    assert Path(platform.data.objects, "bot-state/b/HEAD").exists()
+    assert platform.supervisors() == []
+
+
+def test_a_bot_that_is_killed_comes_back_with_its_state(platform: Platform) -> None:
+    platform.put("b", COUNTING)
+    up = platform.up()
+    platform.until_printed("b", "count 1")
+    os.kill(platform.bot_pid("b"), signal.SIGKILL)
+    platform.until_printed("b", "count 2")
+    row = platform.until("b", "running")
+    assert row["restarts"] == 1
+    assert (row["last_exit"]["code"], row["last_exit"]["by"]) == (137, "bot")
+    assert up.news("ended", "b")[0]["code"] == 137
+
+
+def test_a_supervisor_that_is_killed_leaves_nothing_behind(platform: Platform) -> None:
+    platform.put("b", COUNTING)
+    platform.up()
+    platform.until_printed("b", "count 1")
+    bot = platform.bot_pid("b")
+    os.kill(platform.pid("b"), signal.SIGKILL)
+    platform.until_printed("b", "count 2")
+    assert is_gone(bot)
+    row = platform.until("b", "running")
+    assert (row["restarts"], row["last_exit"]["by"]) == (1, "runtime")
+    assert len(platform.supervisors()) == 1
+
+
+def test_a_killed_platform_is_followed_by_one_that_takes_its_bots_over(platform: Platform) -> None:
+    for bot_id in ("a", "b", "c"):
+        platform.put(bot_id, COUNTING)
+    first = platform.up()
+    for bot_id in ("a", "b", "c"):
+        platform.until_printed(bot_id, "count 1")
+    pids = {bot_id: platform.pid(bot_id) for bot_id in ("a", "b", "c")}
+    first.kill()
+    os.kill(platform.bot_pid("b"), signal.SIGKILL)
+    eventually(lambda: is_gone(pids["b"]), "the end of b")
+    platform.bots.set_enabled("c", False)
+    second = platform.up()
+    assert eventually(lambda: second.news("up"), "its first line")[0]["adopted"] == 2
+    platform.until_printed("b", "count 2")
+    platform.until("c", "stopped")
+    assert platform.until("a", "running")["restarts"] == 0
+    assert platform.pid("a") == pids["a"]
+    assert platform.until("b", "running")["restarts"] == 1
+    # Its end is seen although it is no child of this one.
+    os.kill(platform.bot_pid("a"), signal.SIGKILL)
+    platform.until_printed("a", "count 2")
+    assert second.stop() == 0
+    assert platform.supervisors() == []
+
+
+def test_bots_can_be_left_running_for_the_next_platform(platform: Platform) -> None:
+    platform.put("b")
+    first = platform.up("--detach-bots")
+    platform.until_printed("b", "is here")
+    pid = platform.pid("b")
+    assert first.stop() == 0
+    assert platform.supervisors() == [pid]
+    platform.up()
+    assert platform.until("b", "running")["restarts"] == 0
+    assert platform.supervisors() == [pid]
+
+
+def test_a_platform_that_is_killed_again_and_again_never_runs_two_copies(platform: Platform) -> None:
+    for number in range(4):
+        platform.put(f"b{number}", COUNTING)
+    began = time.monotonic()
+    for turn in range(8):
+        up = platform.up()
+        deadline = time.monotonic() + 0.02 * turn
+        while time.monotonic() < deadline:
+            assert len(platform.supervisors()) <= 4
+        up.kill()
+        assert len(platform.supervisors()) <= 4
+    platform.up()
+    for number in range(4):
+        platform.until(f"b{number}", "running")
+        platform.until_printed(f"b{number}", "count")
+    assert len(platform.supervisors()) == 4
+    assert not any("another" in platform.printed(f"b{number}") for number in range(4))
+    assert time.monotonic() - began < 30
+
+
+def test_a_failing_bot_waits_longer_and_harms_no_other(platform: Platform) -> None:
+    platform.put("bad", "raise SystemExit(3)")
+    platform.put("good")
+    platform.up()
+    platform.until_printed("good", "is here")
+    row = eventually(
+        lambda: (row := platform.row("bad")) and row["restarts"] >= 1 and row["status"] == "waiting" and row, "wait"
+    )
+    assert (row["last_exit"]["code"], row["last_exit"]["by"]) == (3, "bot")
+    assert "exit code 3" in row["reason"]
+    assert row["next_s"] - row["since"] == pytest.approx(2.0, abs=0.1)
+
+
+def test_what_needs_a_person_is_not_started_again_until_it_changes(platform: Platform) -> None:
+    platform.put("b")
+    Path(platform.data.objects, "custom-bots/u/b/1").unlink()
+    platform.up()
+    row = platform.until("b", "error")
+    assert "u/b/1" in row["reason"]
+    assert row["last_exit"]["code"] == ExitCode.CODE
+    platform.put("b", version="2")
+    platform.until("b", "running")
+
+
+def test_one_bad_document_is_an_error_on_that_bot_alone(platform: Platform) -> None:
+    platform.bots.update("bad", "realtime", config={}, custom={"config": {}})
+    platform.put("good")
+    platform.up()
+    platform.until("good", "running")
+    assert "entrypoints" in platform.until("bad", "error")["reason"]
+
+
+def test_a_config_of_any_size_reaches_its_bot(platform: Platform) -> None:
+    platform.put("b", "def main(i, c):\n    print('size', len(c['text']), flush=True)\n", text="x" * 100_000)
+    platform.up()
+    platform.until_printed("b", "size 100000")
+
+
+def run(*flags: str, **env: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [*COMMAND, *flags],
+        capture_output=True,
+        text=True,
+        timeout=30,
+        check=False,
+        env={"PATH": os.environ["PATH"], **env},
+    )
+
+
+def refused(ended: subprocess.CompletedProcess[str], code: int, sentence: str) -> None:
+    assert (ended.returncode, ended.stdout) == (code, "")
+    assert sentence in ended.stderr
+    assert ended.stderr.count("\n") == 1
+
+
+def test_a_folder_that_cannot_be_used_is_refused_in_one_sentence(platform: Platform, tmp_path: Path) -> None:
+    platform.up()
+    refused(run("--data", platform.data.path), ExitCode.RUNNING_HERE, "in use by another")
+    newer = tmp_path / "newer"
+    data.open_data(str(newer), create=True)
+    (newer / "format").write_text("7\n")
+    refused(run("--data", str(newer)), ExitCode.STATE_DAMAGED, "has format 7")
+    other = tmp_path / "other"
+    other.mkdir()
+    (other / "letter").write_text("dear")
+    refused(run(THE0_DATA=str(other)), ExitCode.USAGE, "'letter', which is not ours")
+    broken = tmp_path / "broken"
+    data.open_data(str(broken), create=True)
+    (broken / "bots.db").write_bytes(b"rubbish" * 1000)
+    refused(run("--data", str(broken)), ExitCode.STATE_DAMAGED, "cannot be read")
+    file = tmp_path / "file"
+    file.write_text("")
+    refused(run("--data", str(file / "below")), ExitCode.LOCAL_DISK, "disk failed")
+
+
+def test_a_second_signal_does_not_wait(platform: Platform) -> None:
+    platform.put(
+        "stubborn",
+        """
+        import signal, time
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        print("deaf", flush=True)
+        while True:
+            time.sleep(3600)
+        """,
+    )
+    up = platform.up(STOP_GRACE_S="60")
+    platform.until_printed("stubborn", "deaf")
+    up.process.send_signal(signal.SIGTERM)
+    eventually(lambda: up.news("stopping"), "the stop")
+    assert up.stop(signal.SIGINT) == 0
+    eventually(lambda: platform.supervisors() == [], "the end")
