@@ -151,6 +151,9 @@ def _parser() -> argparse.ArgumentParser:
     logs.add_argument("--json", action="store_true", help="as they are stored")
     logs.set_defaults(run=_logs)
 
+    from the0.orchestrate import command_line
+
+    command_line.add_commands(commands, os.environ)
     _add_up(commands.add_parser("up", help="the platform on this machine, in the foreground, with nothing to install"))
 
     version = commands.add_parser("version", help="the version")
@@ -272,6 +275,7 @@ def _stop_on_signals() -> Event:
 
 def _add_up(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--data", metavar="DIR", help="its folder (default: THE0_DATA, ~/.local/share/the0)")
+    parser.add_argument("--port", type=_count, metavar="N", help="of the query gateway on 127.0.0.1 (9477; 0: any)")
     parser.add_argument("--detach-bots", action="store_true", help="at the end, leave bots running for the next `up`")
     parser.set_defaults(run=_up)
 
@@ -280,13 +284,14 @@ def _up(arguments: argparse.Namespace) -> int:
     from the0 import names, settings
     from the0.orchestrate import data, up
 
-    return up.up(
-        data.data_path(os.environ, arguments.data),
+    options = up.Options(
         environ=os.environ,
         stop_grace_s=settings.duration_s(os.environ, names.STOP_GRACE_S, 30.0),
+        port=names.GATEWAY_PORT if arguments.port is None else min(arguments.port, 65535),
+        token=os.environ.get(names.GATEWAY_TOKEN) or None,
         detach_bots=arguments.detach_bots,
-        out=sys.stdout,
     )
+    return up.up(data.data_path(os.environ, arguments.data), options, out=sys.stdout)
 
 
 # --- state ----------------------------------------------------------------------------------------
@@ -357,7 +362,7 @@ def _count(text: str) -> int:
     if not (text.isascii() and text.isdigit() and len(text) < 10):
         import argparse
 
-        raise argparse.ArgumentTypeError(f"{text!r} is no number of lines")
+        raise argparse.ArgumentTypeError(f"{text!r} is no number")
     return int(text)
 
 

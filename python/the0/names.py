@@ -48,6 +48,7 @@ THE0_RUN_TOKEN: Final = "THE0_RUN_TOKEN"
 THE0_ENDED: Final = "THE0_ENDED"
 STOP_GRACE_S: Final = "STOP_GRACE_S"
 THE0_DATA: Final = "THE0_DATA"
+GATEWAY_TOKEN: Final = "GATEWAY_TOKEN"
 
 # --- Environment: what only the bot's own process sees -------------------------------------------
 CODE_MOUNT_DIR: Final = "CODE_MOUNT_DIR"

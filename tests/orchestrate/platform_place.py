@@ -98,7 +98,7 @@ class Platform:
         out = self.root / f"up-{len(self.ups)}.out"
         with open(out, "w") as file:
             process = subprocess.Popen(
-                [*COMMAND, "--data", self.data.path, *flags],
+                [*COMMAND, "--data", self.data.path, "--port", "0", *flags],
                 stdout=file,
                 stderr=subprocess.STDOUT,
                 stdin=subprocess.DEVNULL,

@@ -20,7 +20,7 @@ from typing import Any, Final
 
 from the0 import files
 from the0.errors import ExitCode, Fault
-from the0.orchestrate.data import Data
+from the0.orchestrate.data import CONTROL_FILE, Data
 
 Verb = Callable[[Mapping[str, Any]], Any]
 """Takes the arguments, returns JSON or raises a Fault. Runs in a thread of the server."""
@@ -42,9 +42,7 @@ class ControlServer:
             self._server.token = secrets.token_urlsafe(32)
             told = {"address": list(self._server.server_address[:2]), "token": self._server.token, "pid": os.getpid()}
             with files.folder(data.path) as fd:
-                files.write_atomic(
-                    fd, os.path.basename(data.control), json.dumps(told).encode(), mode=0o600, durable=False
-                )
+                files.write_atomic(fd, CONTROL_FILE, json.dumps(told).encode(), mode=0o600, durable=False)
         except OSError as reason:
             raise files.disk_fault(reason, "opening the control address of `runtime up`") from reason
         self._closing = False

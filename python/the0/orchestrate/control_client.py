@@ -10,7 +10,7 @@ from typing import Any, Final, TypedDict, cast
 
 from the0 import files
 from the0.errors import ExitCode, Fatal
-from the0.orchestrate.data import Data, is_held
+from the0.orchestrate.data import CONTROL_FILE, Data, is_held
 
 ANSWER_BYTES: Final = 64 << 20
 CALL_S: Final = 60.0
@@ -98,7 +98,7 @@ def connect(data: Data) -> Control | None:
         return None
     try:
         with files.folder(data.path) as fd:
-            told = json.loads(files.read_beneath(fd, "control.json", limit_bytes=4096))
+            told = json.loads(files.read_beneath(fd, CONTROL_FILE, limit_bytes=4096))
         host, port = told["address"]
         return Control(address=(str(host), int(port)), token=str(told["token"]))
     except (OSError, ValueError, KeyError, TypeError) as reason:

@@ -15,6 +15,10 @@ from the0.errors import ExitCode, Fatal, clip
 from the0.settings import Buckets
 
 FORMAT: Final = 1
+CONTROL_FILE: Final = "control.json"
+"""Address and token of the running `up`, for commands."""
+GATEWAY_FILE: Final = "gateway.json"
+"""Address and token of its query gateway."""
 _FORMAT_FILE: Final = "format"
 _LOCK_FILE: Final = "lock"
 _LOCK_TRIES_S: Final = 0.5
@@ -88,12 +92,7 @@ class Data:
 
     @property
     def control(self) -> str:
-        return os.path.join(self.path, "control.json")
-
-    @property
-    def gateway(self) -> str:
-        """Address and token of the query gateway."""
-        return os.path.join(self.path, "gateway.json")
+        return os.path.join(self.path, CONTROL_FILE)
 
     def bot(self, bot_id: str) -> BotFolders:
         return BotFolders(os.path.join(self.bots, names.encode_id(bot_id)))

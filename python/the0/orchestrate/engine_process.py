@@ -23,7 +23,7 @@ from typing import Any, Final
 from the0 import files, names, privacy
 from the0.documents import Bot
 from the0.errors import ExitCode, Fatal, clip
-from the0.orchestrate import process_record, processes
+from the0.orchestrate import process_query, process_record, processes
 from the0.orchestrate.data import BotFolders, Data
 from the0.orchestrate.engine import Instance, QueryAnswer, Start, Usage
 from the0.orchestrate.process_record import Record
@@ -74,6 +74,7 @@ class ProcessEngine:
         self._actual: tuple[Instance, ...] | None = None
         self._wake: Callable[[], None] = _nobody
         self._usage: tuple[float, dict[int, list[processes.Stat]]] = (float("-inf"), {})
+        self._queries: list[subprocess.Popen[bytes]] = []
         self._closed = False
         self._watcher = processes.Watcher()
         self._adopt()
@@ -157,7 +158,7 @@ class ProcessEngine:
         said_fd = os.open(folders.said, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_APPEND | os.O_NOFOLLOW, 0o600)
         try:
             child = subprocess.Popen(
-                [sys.executable, "-I", "-m", "the0.cli", "execute", f"--place={read_fd}"],
+                process_query.command(read_fd),
                 env={},
                 cwd="/",
                 stdin=subprocess.DEVNULL,
@@ -336,12 +337,29 @@ class ProcessEngine:
             return "127.0.0.1", found.record.query_port
 
     def query(self, bot: Bot, *, path: str, params: Mapping[str, Any], timeout_s: float) -> QueryAnswer:
-        del bot, path, params, timeout_s
-        raise Fatal("Queries from stored state are not part of this version yet.", code=ExitCode.QUERY_FAILED)
+        return process_query.ask(
+            bot,
+            folder=os.path.join(self._data.bot(bot.id).path, "queries"),
+            environment=self._environ,
+            spec={"limits": self._limits()},
+            path=path,
+            params=params,
+            timeout_s=timeout_s,
+            started=self._note_query,
+        )
+
+    def _note_query(self, child: subprocess.Popen[bytes]) -> None:
+        with self._lock:
+            self._queries = [each for each in self._queries if each.returncode is None]
+            self._queries.append(child)
+            if self._closed:
+                child.terminate()
 
     def close(self) -> None:
         with self._lock:
             self._closed = True
+            for query in self._queries:
+                query.terminate()
             for found in self._found.values():
                 if found.draining is not None:
                     found.draining.cancel()

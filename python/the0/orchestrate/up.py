@@ -3,82 +3,117 @@
 from __future__ import annotations
 
 import json
+import os
+import secrets
 import signal
 import time
 from collections.abc import Mapping
+from contextlib import ExitStack
+from dataclasses import dataclass
 from typing import Any, Final, TextIO
 
-from the0 import privacy
-from the0.orchestrate import control, data
+from the0 import files, memory, privacy
+from the0.errors import ExitCode, Fatal
+from the0.orchestrate import control, data, metrics
 from the0.orchestrate.bots_sqlite import SqliteBots
+from the0.orchestrate.data import Data
 from the0.orchestrate.engine_process import ProcessEngine
+from the0.orchestrate.gateway import Gateway
+from the0.orchestrate.news import News
 from the0.orchestrate.runner import Runner, row
+from the0.orchestrate.service import Service
 
 INTERVAL_S: Final = 5.0
 """How often the store is asked for its revision, should a command not have said that it changed."""
 STOPPING_S: Final = 60.0
 """What final syncs may take beyond the grace period when the platform stops."""
+HOST: Final = "127.0.0.1"
 _SIGNALS: Final = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 
 
-def up(path: str, *, environ: Mapping[str, str], stop_grace_s: float, detach_bots: bool, out: TextIO) -> int:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Options:
+    environ: Mapping[str, str]
+    """What bots may see a part of."""
+    stop_grace_s: float
+    port: int
+    """Of the query gateway; 0: any free one."""
+    token: str | None
+    """The gateway's; None: the one that this platform had before, or a new one."""
+    detach_bots: bool
+
+
+def up(path: str, options: Options, *, out: TextIO) -> int:
     """Until SIGTERM, SIGINT or SIGHUP. Raises Fault where it cannot begin; then nothing was begun."""
     privacy.set_non_dumpable()
+    memory.keep_little()
     # Before there are threads: they all leave these signals to this one.
     signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
     place = data.open_data(path, create=True)
-    held = data.hold(place)
-    assert held >= 0, "kept open until this process ends"
+    data.hold(place)  # until this process ends
     control.forget(place)
-    platform = Platform(place, environ=environ, stop_grace_s=stop_grace_s, say=News(out))
-    try:
+    with ExitStack() as stack:
+        platform = Platform(place, options, say=News(out), stack=stack)
         platform.start()
         signal.sigwait(_SIGNALS)
-        platform.stop(detach_bots=detach_bots)
-    finally:
-        platform.close()
+        platform.stop()
     return 0
 
 
 class Platform:
-    """What runs in this process, in the order of its start. Its owner holds the data folder's lock."""
+    """What runs in this process, in the order of its start; `stack` ends it in the reverse order."""
 
-    def __init__(self, place: data.Data, *, environ: Mapping[str, str], stop_grace_s: float, say: News) -> None:
+    def __init__(self, place: Data, options: Options, *, say: News, stack: ExitStack) -> None:
         self._place = place
+        self._options = options
         self._say = say
-        self._grace_s = stop_grace_s
-        self._control: control.ControlServer | None = None
         self._store = SqliteBots(place.bots_db, create=True)
-        self._engine = ProcessEngine(place, environ=environ, stop_grace_s=stop_grace_s)
-        self._runner = Runner(self._store, self._engine, say=say, grace_s=stop_grace_s, interval_s=INTERVAL_S)
-
-    def start(self) -> None:
-        adopted = [each for each in self._engine.actual() if each.state != "ended"]
+        stack.callback(self._store.close)
+        self._engine = ProcessEngine(place, environ=options.environ, stop_grace_s=options.stop_grace_s)
+        stack.callback(self._engine.close)
+        self._runner = Runner(self._store, self._engine, say=say, grace_s=options.stop_grace_s, interval_s=INTERVAL_S)
+        stack.callback(self._runner.close)
+        self._metrics = metrics.BotMetrics(place)
+        self._gateway = self._open_gateway()
+        stack.callback(self._close_gateway)
         self._control = control.ControlServer(
-            self._place,
+            place,
             {
                 "ps": self._ps,
                 "changed": lambda _: self._runner.wake(),
                 "restart": lambda arguments: self._runner.restart(str(arguments["bot_id"])),
                 "confirm": lambda _: self._runner.confirm(),
+                "metrics": lambda _: self._prometheus(),
             },
         )
-        self._say("up", f"The platform in {self._place.path} is up.", adopted=len(adopted))
+        stack.callback(self._control.close)
+
+    def start(self) -> None:
+        adopted = len(self._live())
+        took = f"; {adopted} bots ran on and were taken over" if adopted else ""
+        address = f"http://{HOST}:{self._gateway.port}"
+        self._say(
+            "up",
+            f"The platform in {self._place.path} is up{took}. Queries: {address}",
+            adopted=adopted,
+            address=address,
+        )
+        self._gateway.start()
         self._runner.start()
 
-    def stop(self, *, detach_bots: bool) -> None:
+    def stop(self) -> None:
         """Starts nothing any more, and stops the bots, each with its final sync, unless they are to be left running. A second
         signal, or a bot that takes too long, kills what is left."""
         self._runner.close()
         live = self._live()
-        if detach_bots:
+        if self._options.detach_bots:
             self._say("down", f"The platform ends; {len(live)} bots run on, and the next `runtime up` takes them over.")
             return
         if live:
-            self._say("stopping", f"Stopping {len(live)} bots; once more to kill them.")
+            self._say("stopping", f"Stopping {len(live)} bots; press Ctrl-C again to kill them.")
         for name in live:
-            self._engine.stop(name, grace_s=self._grace_s, reason="the platform ends")
-        deadline = time.monotonic() + self._grace_s + STOPPING_S
+            self._engine.stop(name, grace_s=self._options.stop_grace_s, reason="the platform ended")
+        deadline = time.monotonic() + self._options.stop_grace_s + STOPPING_S
         while live and time.monotonic() < deadline and signal.sigtimedwait(_SIGNALS, 0.05) is None:
             live = self._live()
         for name in live:
@@ -88,12 +123,36 @@ class Platform:
     def _live(self) -> list[str]:
         return [each.name for each in self._engine.actual() if each.state != "ended"]
 
-    def close(self) -> None:
-        if self._control is not None:
-            self._control.close()
-        self._runner.close()
-        self._engine.close()
-        self._store.close()
+    # --- the query gateway ------------------------------------------------------------------------
+
+    def _open_gateway(self) -> Service:
+        token = self._options.token or self._former_token() or secrets.token_urlsafe(32)
+        gateway = Gateway(bots=self._store, engine=self._engine, token=token, metrics=self._prometheus)
+        try:
+            service = gateway.serve(host=HOST, port=self._options.port)
+        except OSError as reason:
+            raise Fatal(
+                f"The query gateway cannot listen on {HOST}:{self._options.port} ({reason.strerror}): name another port with "
+                "--port, or 0 for any.",
+                code=ExitCode.USAGE,
+            ) from reason
+        told = {"address": [HOST, service.port], "token": token}
+        with files.folder(self._place.path) as fd:
+            files.write_atomic(fd, data.GATEWAY_FILE, json.dumps(told).encode(), mode=0o600, durable=False)
+        return service
+
+    def _former_token(self) -> str | None:
+        try:
+            with files.folder(self._place.path) as fd:
+                told = json.loads(files.read_beneath(fd, data.GATEWAY_FILE, limit_bytes=4096))
+            return str(told["token"])
+        except (OSError, ValueError, KeyError, TypeError):
+            return None  # the first start, or one whose file was spoiled
+
+    def _close_gateway(self) -> None:
+        self._gateway.close()
+
+    # --- what is told -----------------------------------------------------------------------------
 
     def _ps(self, arguments: Mapping[str, Any]) -> list[dict[str, Any]]:
         bots = self._runner.bots()
@@ -104,27 +163,9 @@ class Platform:
                 usage = self._engine.usage(newest.name)
                 if usage is not None:
                     made["memory_bytes"], made["cpu_s"] = usage.memory_bytes, usage.cpu_s
+                made["metrics"] = self._metrics.newest(bot_id)
             rows.append(made)
         return rows
 
-
-class News:
-    """One line each: for a person on a terminal, JSON elsewhere."""
-
-    def __init__(self, out: TextIO) -> None:
-        self._out = out
-        self._terminal = out.isatty()
-
-    def __call__(self, event: str, message: str, *, bot: str | None = None, **fields: Any) -> None:
-        now = time.time()
-        if self._terminal:
-            clock = time.strftime("%H:%M:%S", time.localtime(now))
-            line = f"{clock}  {bot}  {event}{': ' if message else ''}{message}" if bot else f"{clock}  {message}"
-        else:
-            stamp = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(now)) + f".{int(now % 1 * 1000):03d}Z"
-            told = {"timestamp": stamp, "event": event, **({"bot": bot} if bot else {}), "message": message, **fields}
-            line = json.dumps(told)
-        try:
-            print(line, file=self._out, flush=True)
-        except OSError:
-            pass  # nobody reads any more; bots must go on
+    def _prometheus(self) -> str:
+        return metrics.prometheus(self._ps({"usage": True}), not_ready=self._runner.not_ready(), pid=os.getpid())

@@ -1,0 +1,130 @@
+"""A query from stored state as a process of this machine: `runtime execute --query`, asked once."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Final
+
+from the0 import canonical, files, names
+from the0.documents import Bot
+from the0.errors import ExitCode, Fatal, clip
+from the0.orchestrate.engine import QueryAnswer
+
+CLEANING_S: Final = 15.0
+"""What a query process may take beyond its time to end what it started."""
+Started = Callable[[subprocess.Popen[bytes]], None]
+
+
+def ask(
+    bot: Bot,
+    *,
+    folder: str,
+    environment: Mapping[str, str],
+    spec: Mapping[str, Any],
+    path: str,
+    params: Mapping[str, Any],
+    timeout_s: float,
+    started: Started,
+) -> QueryAnswer:
+    """`folder` is for this bot's queries alone: its code stays there for the next one. `environment`: what names the store;
+    `spec`: the rest of what the process is to do (see `place`). `started` is told of the process. Raises Fault."""
+    try:
+        paths = _folders(folder, keep=bot.config_hash)
+    except OSError as reason:
+        raise files.disk_fault(reason, f"preparing a query of bot {clip(bot.id)}") from reason
+    told = {
+        **environment,
+        **paths,
+        names.BOT_ID: bot.id,
+        names.RUNTIME: bot.runtime,
+        names.ENTRYPOINT: bot.entrypoint,
+        names.QUERY_ENTRYPOINT: bot.query_entrypoint or "",
+        names.CODE_FILE: bot.file_path,
+        names.BOT_CONFIG: bot.config_json,
+        names.BOT_TYPE: bot.kind,
+        names.QUERY_PATH: path,
+        names.QUERY_PARAMS: canonical.dumps(dict(params)),
+        names.QUERY_TIMEOUT_S: f"{timeout_s:.3f}",
+    }
+    out, said, code = _run({**spec, "environment": told}, timeout_s=timeout_s + CLEANING_S, started=started)
+    return _answer(out, said=said, code=code)
+
+
+def command(read_fd: int) -> Sequence[str]:
+    """What starts `execute` in its place on this machine; see `place`."""
+    return [sys.executable, "-I", "-m", "the0.cli", "execute", f"--place={read_fd}"]
+
+
+def _folders(folder: str, *, keep: str) -> dict[str, str]:
+    os.makedirs(folder, mode=0o700, exist_ok=True)
+    for name in os.listdir(folder):
+        if name != keep:
+            shutil.rmtree(os.path.join(folder, name), ignore_errors=True)  # of another version; harms nobody
+    paths = {
+        names.CODE_PATH: os.path.join(folder, keep, "bot"),
+        names.STATE_PATH: os.path.join(folder, keep, "state"),
+        names.LOGS_PATH: os.path.join(folder, keep, "logs"),
+        names.THE0_RUN_DIR: os.path.join(folder, keep, "run"),
+        "TMPDIR": os.path.join(folder, keep, "tmp"),
+    }
+    for path in paths.values():
+        os.makedirs(path, mode=0o700, exist_ok=True)
+    return paths
+
+
+def _run(spec: Mapping[str, Any], *, timeout_s: float, started: Started) -> tuple[bytes, bytes, int]:
+    read_fd, write_fd = os.pipe()
+    try:
+        child = subprocess.Popen(
+            command(read_fd),
+            env={},
+            cwd="/",
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            pass_fds=(read_fd,),
+            start_new_session=True,
+        )
+    except OSError as reason:
+        os.close(write_fd)
+        raise Fatal(
+            f"No process can be started for the query: {reason.strerror}; raise this user's limits.",
+            code=ExitCode.INTERNAL,
+        ) from reason
+    finally:
+        os.close(read_fd)
+    started(child)
+    try:
+        files.write_all(write_fd, json.dumps(spec).encode())
+    except BrokenPipeError:
+        pass  # it has ended: its exit code says why
+    finally:
+        os.close(write_fd)
+    try:
+        out, said = child.communicate(timeout=timeout_s)
+    except subprocess.TimeoutExpired as reason:
+        child.kill()
+        child.communicate()
+        raise Fatal("The query took too long, and its process did not end.", code=ExitCode.TIMED_OUT) from reason
+    return out, said, child.returncode
+
+
+def _answer(out: bytes, *, said: bytes, code: int) -> QueryAnswer:
+    try:
+        answer = json.loads(out)
+    except ValueError:
+        answer = None
+    if isinstance(answer, dict) and answer.get("source") == "stored":
+        generation = answer.pop("generation", None)
+        del answer["source"]
+        return QueryAnswer(answer=answer, generation=generation if isinstance(generation, int) else None)
+    if isinstance(answer, dict) and answer.get("exit_code") in set(ExitCode):
+        raise Fatal(str(answer.get("error")), code=ExitCode(answer["exit_code"]))
+    lines = [line for line in said.decode("utf-8", "replace").splitlines() if line.startswith("the0: ")]
+    reason = clip(lines[-1].removeprefix("the0: "), limit=500) if lines else f"it ended with exit code {code}."
+    raise Fatal(f"The query process gave no answer: {reason}", code=ExitCode.QUERY_FAILED)
