@@ -1,0 +1,307 @@
+"""What people ask of the platform: `ps`, `runs`, `next`."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from itertools import islice
+from typing import Any
+from zoneinfo import ZoneInfo
+
+from the0 import documents, names
+from the0.documents import BadBot, Bot
+from the0.errors import ExitCode, Fatal, Fault, Permanent, clip
+from the0.objects.store import ObjectStore
+from the0.orchestrate import process_record, schedule
+from the0.orchestrate.bots import Document
+from the0.orchestrate.client import Client
+from the0.orchestrate.processes import open_pidfd
+from the0.orchestrate.schedule import Schedule
+from the0.orchestrate.tables import Screen, age, ago, rfc3339, size, until
+from the0.runs import Run, Runs
+from the0.sync.head import HeadFile
+
+OFF = "The platform is not running: `runtime up` starts it."
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Kept:
+    """A bot's stored state, in short."""
+
+    generation: int | None = None
+    bytes: int | None = None
+    committed_s: float | None = None
+    incomplete: int = 0
+    stale: int = 0
+    problem: str = ""
+
+
+def ps(client: Client, screen: Screen, bot_ids: Sequence[str]) -> int:
+    """All bots, or those that are named. Exit code 0."""
+    now_s = time.time()
+    chosen = [client.bot(bot_id) for bot_id in dict.fromkeys(bot_ids)] if bot_ids else client.all()
+    bots = documents.read_all((each.kind, {**each.body, "id": each.id}) for each in chosen)
+    control = client.control()
+    live = {row["id"]: row for row in control.ps([each.id for each in chosen])} if control is not None else {}
+    rows = []
+    for document in chosen:
+        bot = bots[document.id]
+        live_row: Mapping[str, Any] = live.get(document.id) or _at_rest(client, bot, up=control is not None)
+        kept = _kept(client.store, client.buckets.state, document.id)
+        rows.append(_row(document, bot, live_row, kept, last=_last_run(client, document)))
+    if screen.as_json:
+        screen.json(rows)
+        return 0
+    headers = (
+        "BOT",
+        "TYPE",
+        "STATUS",
+        "SINCE",
+        "RESTARTS",
+        "NEXT",
+        "LAST",
+        "MEM",
+        "CPU",
+        "GEN",
+        "STATE",
+        "COMMIT",
+        "WHY",
+    )
+    screen.table(headers, [_cells(row, now_s) for row in rows])
+    if control is None:
+        screen.say(OFF)
+    return 0
+
+
+def runs(client: Client, screen: Screen, bot_id: str, *, limit: int) -> int:
+    """Newest last, as logs are read. Exit code 0."""
+    found = _runs(client).newest(bot_id, limit=limit)
+    if not found:
+        client.bot(bot_id)  # that there is such a bot at all
+    found.reverse()
+    if screen.as_json:
+        screen.json([run.document() for run in found])
+        return 0
+    headers = ("SLOT", "RESULT", "STARTED", "TOOK", "CODE", "GENERATION", "WHY")
+    screen.table(headers, [_run_cells(run) for run in found])
+    return 0
+
+
+def next_slots(client: Client, screen: Screen, bot_id: str, *, count: int, after_s: float | None = None) -> int:
+    """The slots that follow, in the schedule's own time zone. Exit code 0."""
+    document = client.bot(bot_id)
+    bot = documents.read(document.body, kind=document.kind)
+    if isinstance(bot, BadBot):
+        raise Fatal(bot.reason, code=ExitCode.USAGE)
+    if bot.schedule is None:
+        raise Fatal(f"Bot {clip(bot_id)} is a realtime bot and has no schedule.", code=ExitCode.USAGE)
+    parsed = schedule.parse(bot.schedule, timezone=bot.policies.timezone)
+    zone = zone_of(parsed, bot)
+    after_s = time.time() if after_s is None else after_s
+    rows: list[dict[str, Any]] = []
+    before = datetime.fromtimestamp(after_s, zone).utcoffset()
+    for slot in islice(schedule.slots(parsed, after_s=after_s), count):
+        local = datetime.fromtimestamp(slot, zone)
+        note = _clock_change(before, local)
+        before = local.utcoffset()
+        rows.append(
+            {"slot": rfc3339(slot), "unix_s": slot, "local": local.isoformat(), "zone": str(zone), "note": note}
+        )
+    if screen.as_json:
+        screen.json(rows)
+        return 0
+    now_s = time.time()
+    cells = [(row["slot"], _local(row["local"], zone), until(row["unix_s"], now_s), row["note"]) for row in rows]
+    screen.table(("SLOT", "LOCAL", "WHEN", "NOTE"), cells)
+    if bot.paused or not bot.enabled:
+        state = "paused" if bot.enabled else "stopped"
+        screen.say(f"The bot is {state}, so none of them is run: `runtime start {clip(bot_id)}`.")
+    return 0
+
+
+def still_running(client: Client, bot_id: str) -> bool:
+    """Whether a process of the bot is there, with or without an `up`."""
+    record = process_record.read(client.place.bot(bot_id))
+    if record is None or record.process is None or record.instance.state == "ended":
+        return False
+    pidfd = open_pidfd(record.process)
+    if pidfd is None:
+        return False
+    os.close(pidfd)
+    return True
+
+
+def zone_of(parsed: Schedule, bot: Bot) -> ZoneInfo:
+    """The zone that an expression names itself wins."""
+    zone = getattr(parsed, "zone", None)
+    return zone if isinstance(zone, ZoneInfo) else ZoneInfo(bot.policies.timezone)
+
+
+def _clock_change(before: Any, local: datetime) -> str:
+    after = local.utcoffset()
+    if before is None or after is None or after == before:
+        return "this hour comes twice" if _twice(local) else ""
+    hours = f"{abs((after - before).total_seconds()) / 3600:g} h"
+    return f"the clock went {'forward' if after > before else 'back'} {hours} before this"
+
+
+def _twice(local: datetime) -> bool:
+    return local.replace(fold=0).utcoffset() != local.replace(fold=1).utcoffset()
+
+
+def _local(text: str, zone: ZoneInfo) -> str:
+    moment = datetime.fromisoformat(text)
+    return f"{moment:%a %Y-%m-%d %H:%M:%S} {moment.astimezone(zone):%Z}" if zone != ZoneInfo("UTC") else f"{moment:%a}"
+
+
+# --- ps -------------------------------------------------------------------------------------------
+
+
+def _at_rest(client: Client, bot: Bot | BadBot, *, up: bool) -> dict[str, Any]:
+    """As `up` would show a bot, without one."""
+    status, reason = "stopped", "It is stopped." if not bot.enabled else OFF if not up else "It is not known there yet."
+    if isinstance(bot, BadBot):
+        status, reason = "error", bot.reason
+    row: dict[str, Any] = {"status": status, "reason": reason, "since": None, "restarts": 0}
+    record = process_record.read(client.place.bot(bot.id))
+    if record is None:
+        return row
+    row["restarts"] = record.instance.restart
+    ended = record.instance.exit or record.instance.previous
+    if ended is not None:
+        row["last_exit"] = {"code": ended.code, "by": ended.by, "reason": ended.reason, "at_s": ended.at_s}
+    if not up and still_running(client, bot.id):
+        # One that `up --detach-bots` left, or that outlived a killed `up`.
+        row["status"], row["reason"] = "running", "It runs on without a platform; the next `runtime up` takes it over."
+        row["since"] = record.instance.started_s
+    return row
+
+
+def _kept(store: ObjectStore, bucket: str, bot_id: str) -> Kept:
+    try:
+        info = store.head(bucket, names.head_key(bot_id))
+        stored = HeadFile(store, bucket=bucket, bot_id=bot_id).read() if info is not None else None
+    except Permanent as fault:
+        return Kept(problem=fault.sentence)
+    if stored is None or info is None or stored.head.content.removed:
+        return Kept()
+    content = stored.head.content
+    return Kept(
+        generation=content.generation,
+        bytes=sum(segment.bytes for segment in content.segments),
+        committed_s=info.modified_s if content.generation else None,
+        incomplete=len(content.incomplete),
+        stale=len(content.stale),
+    )
+
+
+def _last_run(client: Client, document: Document) -> Run | None:
+    if document.kind != "scheduled":
+        return None
+    try:
+        return next((run for run in _runs(client).newest(document.id, limit=5) if not run.is_open), None)
+    except Fault:
+        return None  # `runtime runs` says what is wrong; the rest of the list is worth more
+
+
+def _row(
+    document: Document, bot: Bot | BadBot, live: Mapping[str, Any], kept: Kept, *, last: Run | None
+) -> dict[str, Any]:
+    next_s = live.get("next_s")
+    reasons = [str(live.get("reason") or "")]
+    if kept.incomplete:
+        reasons.append(f"{kept.incomplete} files are over the limit and not kept.")
+    if kept.problem:
+        reasons.append(kept.problem)
+    return {
+        "id": document.id,
+        "type": document.kind,
+        "status": live["status"],
+        "reason": " ".join(reason for reason in reasons if reason),
+        "since": rfc3339(live.get("since")),
+        "restarts": live.get("restarts") or 0,
+        "generation": kept.generation,
+        "enabled": bot.enabled,
+        "runtime": bot.runtime if isinstance(bot, Bot) else None,
+        "version": bot.version if isinstance(bot, Bot) else None,
+        "schedule": bot.schedule if isinstance(bot, Bot) else None,
+        "next": rfc3339(next_s),
+        "slot": live.get("slot"),
+        "last_run": last.document() if last is not None else None,
+        "last_exit": _exit(live.get("last_exit")),
+        "memory_bytes": live.get("memory_bytes"),
+        "cpu_s": live.get("cpu_s"),
+        "state_bytes": kept.bytes,
+        "last_commit": rfc3339(kept.committed_s),
+        "incomplete": kept.incomplete,
+        "stale": kept.stale,
+        "metrics": live.get("metrics") or {},
+    }
+
+
+def _exit(told: Mapping[str, Any] | None) -> dict[str, Any] | None:
+    if told is None:
+        return None
+    return {
+        "code": told.get("code"),
+        "by": told.get("by"),
+        "reason": told.get("reason"),
+        "at": rfc3339(told.get("at_s")),
+    }
+
+
+def _cells(row: Mapping[str, Any], now_s: float) -> list[str]:
+    last = row["last_run"]
+    ended = row["last_exit"]
+    if last is not None:
+        shown = f"{last['result']} {ago(_moment(last['end'] or last['claimed']), now_s)} ago"
+    elif ended is not None:
+        shown = f"exit {ended['code']} {ago(_moment(ended['at']), now_s)} ago"
+    else:
+        shown = ""
+    cpu_s = row["cpu_s"]
+    return [
+        row["id"],
+        row["type"],
+        row["status"],
+        ago(_moment(row["since"]), now_s),
+        str(row["restarts"]) if row["restarts"] else "",
+        until(_moment(row["next"]), now_s),
+        shown,
+        size(row["memory_bytes"]),
+        "" if cpu_s is None else f"{cpu_s:.1f} s" if cpu_s < 60 else age(cpu_s),
+        "" if row["generation"] is None else str(row["generation"]),
+        size(row["state_bytes"]),
+        ago(_moment(row["last_commit"]), now_s),
+        row["reason"],
+    ]
+
+
+def _moment(text: str | None) -> float | None:
+    return None if text is None else datetime.fromisoformat(text).timestamp()
+
+
+# --- runs -----------------------------------------------------------------------------------------
+
+
+def _runs(client: Client) -> Runs:
+    return Runs(client.store, bucket=client.buckets.state)
+
+
+def _run_cells(run: Run) -> list[str]:
+    took = run.end_s - run.start_s if run.end_s is not None and run.start_s is not None else None
+    before, after = run.generation_before, run.generation_after
+    result = run.result or ("waiting" if run.waiting else "running")
+    many = f" and {run.count - 1} more up to {run.last}" if run.count > 1 else ""
+    return [
+        run.slot,
+        result,
+        "" if run.start_s is None else f"{datetime.fromtimestamp(run.start_s, UTC):%H:%M:%S}",
+        "" if took is None else f"{took:.1f} s" if took < 60 else age(took),
+        "" if run.code is None else str(run.code),
+        "" if after is None else f"{before} → {after}" if before is not None else str(after),
+        f"{run.reason}{many}".strip(),
+    ]
