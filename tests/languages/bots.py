@@ -2,28 +2,25 @@
 
 from __future__ import annotations
 
+import json
 import os
+import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TypeVar
 
 import pytest
+from bot_place import Place, archive
 
 from rig import toolchains
 
 PROGRAMS = Path(__file__).with_name("programs")
-PYTHON_SDK = """
-import json, os
-print("a the0 of its own")
-def parse():
-    return os.environ["BOT_ID"], json.loads(os.environ["BOT_CONFIG"])
-"""
-NODE_SDK = """
-console.log("a the0 of its own")
-exports.parse = () => ({ botId: process.env.BOT_ID, config: JSON.parse(process.env.BOT_CONFIG) })
-"""
+OLD_SDK = PROGRAMS / "old_sdk"
+"""What an archive brings along, made to be as awkward as SDKs of bots that exist: each file says how."""
 SCALA_JAR = "target/scala-3.3.1/x-assembly-1.0.3.jar"
+DOTNET_FOLDER = "bin/Release/net8.0/publish/"
+OWN = "a the0 of its own"
 
 Files = Mapping[str, str | bytes]
 T = TypeVar("T")
@@ -37,6 +34,8 @@ class Bot:
     """Of the archive, by path. Raises toolchains.Lacking."""
     variant: str = ""
     """Sets it apart from the others of its language."""
+    query: str = ""
+    """Its query entrypoint."""
     says: str = ""
     """What only this layout makes it print."""
     terminated: int = 143
@@ -71,57 +70,100 @@ def _source(name: str) -> str:
 
 
 def _python() -> Files:
-    return {"main.py": _source("python_bot.py"), "query.py": "", "vendor/the0/__init__.py": PYTHON_SDK}
+    sdk = {"vendor/the0/__init__.py": _source("old_sdk/the0.py")}
+    return {"main.py": _source("python_bot.py"), "query.py": _source("python_query.py"), **sdk}
 
 
 def _node(folder: str) -> Files:
-    files = {"main.js": _source("node_bot.js"), "query.js": ""}
-    return {**{folder + name: text for name, text in files.items()}, "node_modules/the0/index.js": NODE_SDK}
+    files = {"main.js": _source("node_bot.js"), "query.js": _source("node_query.js")}
+    sdk = {"index.js": _source("old_sdk/the0.js"), "package.json": '{"name": "@the0/sdk", "version": "0.1.0"}'}
+    return {
+        **{folder + name: text for name, text in files.items()},
+        **{f"node_modules/@the0/sdk/{name}": text for name, text in sdk.items()},
+    }
 
 
-def _program(path: str, built: toolchains.Built) -> Files:
-    return {path: built.files()["program"]}
+def _native(folder: str, bot: str, query: str, built: toolchains.Built) -> Files:
+    program = built.files()["program"]
+    return {folder + bot: program, folder + query: program}
 
 
 def _jar() -> Files:
-    return {SCALA_JAR: toolchains.scala(PROGRAMS / "ScalaBot.scala", main="BotMain").files()["program.jar"]}
+    built = toolchains.scala(PROGRAMS / "ScalaBot.scala", OLD_SDK / "The0.scala", main="BotMain")
+    return {SCALA_JAR: built.files()["program.jar"]}
 
 
 def _dotnet() -> Files:
-    built = toolchains.csharp(PROGRAMS / "CsharpBot.cs", name="SmaBot").files()
-    return {f"bin/Release/net8.0/publish/{name}": data for name, data in built.items()}
+    built = toolchains.csharp(PROGRAMS / "CsharpBot.cs", OLD_SDK / "The0.cs", name="SmaBot").files()
+    return {f"{DOTNET_FOLDER}{name}": data for name, data in built.items()}
+
+
+def _rust() -> Files:
+    built = toolchains.rust(PROGRAMS / "rust_bot.rs", OLD_SDK / "the0.rs")
+    return _native("target/release/", "sma-bot", "sma-query", built)
 
 
 def _cpp() -> Files:
-    return _program("build/sma_bot", toolchains.cpp(PROGRAMS / "cpp_bot.cpp"))
+    return _native("build/", "sma_bot", "sma_query", toolchains.cpp(PROGRAMS / "cpp_bot.cpp", OLD_SDK / "the0.hpp"))
+
+
+def _haskell() -> Files:
+    return _native("bin/", "sma-bot", "sma-query", toolchains.haskell(PROGRAMS / "haskell_bot.hs", OLD_SDK / "The0.hs"))
 
 
 BOTS = (
-    Bot("python3.11", "main.py", _python, says="a the0 of its own", terminated=0),
-    Bot("nodejs20", "main.js", lambda: _node(""), says="a the0 of its own", terminated=0, search_path=node_path),
+    Bot("python3.11", "main.py", _python, query="query.py", says=OWN, terminated=0),
+    Bot("nodejs20", "main.js", lambda: _node(""), query="query.js", says=OWN, terminated=0, search_path=node_path),
     Bot(
         "nodejs20",
         "dist/main.js",
         lambda: _node("dist/"),
+        query="dist/query.js",
         variant="in dist/",
-        says="a the0 of its own",
+        says=OWN,
         terminated=0,
         search_path=node_path,
     ),
-    Bot(
-        "rust-stable",
-        "target/release/sma-bot",
-        lambda: _program("target/release/sma-bot", toolchains.rust(PROGRAMS / "rust_bot.rs")),
-    ),
-    Bot("gcc13", "build/sma_bot", _cpp),
-    Bot("cpp-gcc13", "build/sma_bot", _cpp),
-    Bot("ghc96", "bin/sma-bot", lambda: _program("bin/sma-bot", toolchains.haskell(PROGRAMS / "haskell_bot.hs"))),
+    Bot("rust-stable", "target/release/sma-bot", _rust, query="target/release/sma-query"),
+    Bot("gcc13", "build/sma_bot", _cpp, query="build/sma_query"),
+    Bot("cpp-gcc13", "build/sma_bot", _cpp, query="build/sma_query"),
+    Bot("ghc96", "bin/sma-bot", _haskell, query="bin/sma-query"),
     Bot(
         "dotnet8",
-        "bin/Release/net8.0/publish/SmaBot.dll",
+        f"{DOTNET_FOLDER}SmaBot.dll",
         _dotnet,
+        query=f"{DOTNET_FOLDER}SmaBot.dll",
         search_path=lambda: f"{toolchains.dotnet().parent}:{os.environ['PATH']}",
     ),
-    Bot("scala3", SCALA_JAR, _jar),
-    Bot("scala3", f"{SCALA_JAR}:OtherMain", _jar, variant="by class", says="the other class"),
+    Bot("scala3", SCALA_JAR, _jar, query=f"{SCALA_JAR}:QueryMain"),
+    Bot(
+        "scala3",
+        f"{SCALA_JAR}:OtherMain",
+        _jar,
+        query=f"{SCALA_JAR}:QueryMain",
+        variant="by class",
+        says="the other class",
+    ),
 )
+
+EACH = pytest.mark.parametrize("bot", BOTS, ids=lambda bot: f"{bot.runtime}-{bot.entrypoint.rpartition('/')[2]}")
+
+
+def prepare(place: Place, bot: Bot, *, mode: str) -> None:
+    place.put(archive(archived(bot)))
+    place.env |= {
+        "RUNTIME": bot.runtime,
+        "ENTRYPOINT": bot.entrypoint,
+        "PATH": or_skip(bot.search_path),
+        "BOT_CONFIG": json.dumps({"symbol": "AAPL", "mode": mode}),
+    }
+
+
+def lose_the_machine(place: Place) -> None:
+    for folder in (place.code, place.state, place.logs, place.run_dir):
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def stored_log(place: Place) -> list[str]:
+    (day,) = (place.store / "bot-logs/logs/bot-1").glob("*.log")
+    return day.read_text().splitlines()

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from bot_place import Place
 
-COLUMNS = ("run", "state", "log", "layout", "fail", "terminate")
+COLUMNS = ("run", "fail", "terminate", "state", "log", "served", "ephemeral", "archive layout")
 TABLE = pytest.StashKey[dict[str, dict[str, str]]]()
 
 Mark = Callable[..., None]
@@ -26,7 +26,7 @@ def mark(request: pytest.FixtureRequest) -> Mark:
     """Notes that a bot has shown what these columns stand for."""
     table = request.config.stash.setdefault(TABLE, {})
 
-    def marked(bot: str, *columns: str, told: str = "yes") -> None:
+    def marked(bot: str, *columns: str, told: str = "ok") -> None:
         assert set(columns) <= set(COLUMNS)
         table.setdefault(bot, {}).update(dict.fromkeys(columns, told))
 
@@ -38,7 +38,9 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: p
     if not table:
         return
     terminalreporter.section("languages")
-    width = max(map(len, table))
-    terminalreporter.write_line(f"{'':{width}}  " + "  ".join(f"{column:9}" for column in COLUMNS))
-    for bot, marks in table.items():
-        terminalreporter.write_line(f"{bot:{width}}  " + "  ".join(f"{marks.get(column, '-'):9}" for column in COLUMNS))
+    rows = [("", *COLUMNS), *((bot, *(marks.get(column, "-") for column in COLUMNS)) for bot, marks in table.items())]
+    widths = [max(len(row[at]) for row in rows) for at in range(len(COLUMNS) + 1)]
+    for row in rows:
+        terminalreporter.write_line(
+            "  ".join(f"{cell:{width}}" for cell, width in zip(row, widths, strict=True)).rstrip()
+        )

@@ -6,7 +6,6 @@ import io
 import json
 import os
 import re
-import shutil
 import signal
 import stat
 import zipfile
@@ -15,33 +14,11 @@ from pathlib import Path
 import pytest
 from bot_place import Place, archive
 
-from languages.bots import BOTS, Bot, archived, or_skip
+from languages.bots import BOTS, EACH, Bot, archived, lose_the_machine, or_skip, prepare, stored_log
 from languages.conftest import Mark
 from rig import toolchains
 from the0.execute.languages import LANGUAGES, Target, language
 from the0.execute.target import divided
-
-EACH = pytest.mark.parametrize("bot", BOTS, ids=lambda bot: f"{bot.runtime}-{bot.entrypoint.rpartition('/')[2]}")
-
-
-def prepare(place: Place, bot: Bot, *, mode: str) -> None:
-    place.put(archive(archived(bot)))
-    place.env |= {
-        "RUNTIME": bot.runtime,
-        "ENTRYPOINT": bot.entrypoint,
-        "PATH": or_skip(bot.search_path),
-        "BOT_CONFIG": json.dumps({"symbol": "AAPL", "mode": mode}),
-    }
-
-
-def lose_the_machine(place: Place) -> None:
-    for folder in (place.code, place.state, place.logs, place.run_dir):
-        shutil.rmtree(folder, ignore_errors=True)
-
-
-def stored_log(place: Place) -> list[str]:
-    (day,) = (place.store / "bot-logs/logs/bot-1").glob("*.log")
-    return day.read_text().splitlines()
 
 
 @EACH
@@ -50,13 +27,13 @@ def test_runs_remembers_and_is_heard(place: Place, bot: Bot, mark: Mark) -> None
     ended = place.run()
     assert ended.code == 0, ended.out + ended.err
     assert "counted 1" in ended.out
-    mark(bot.name, "run", told="0")
+    mark(bot.name, "run", told="exit 0")
 
     assert bot.says in ended.out
-    if bot.runtime in ("rust-stable", "gcc13", "cpp-gcc13", "ghc96"):
+    if language(bot.runtime).executable:
         mode = (place.code / bot.entrypoint).stat().st_mode
         assert mode & 0o111 == 0o111, "it was archived without"
-    mark(bot.name, "layout")
+    mark(bot.name, "archive layout", told=bot.entrypoint)
 
     lose_the_machine(place)
     ended = place.run()
@@ -84,7 +61,7 @@ def test_fails_with_its_own_code(place: Place, bot: Bot, mark: Mark) -> None:
     assert (ended.record["by"], ended.record["bot_code"]) == ("bot", 3)
     lose_the_machine(place)
     assert "counted 2" in place.run().out, "what it wrote before it failed is kept"
-    mark(bot.name, "fail", told="3")
+    mark(bot.name, "fail", told="exit 3")
 
 
 @EACH
@@ -101,7 +78,7 @@ def test_is_stopped(place: Place, bot: Bot, mark: Mark) -> None:
     lose_the_machine(place)
     prepare(place, bot, mode="end")
     assert "counted 2" in place.run().out, "the final sync has run"
-    mark(bot.name, "terminate", told=str(ended.code))
+    mark(bot.name, "terminate", told=f"exit {ended.code}")
 
 
 def test_an_entry_marked_as_a_link_becomes_the_file_it_holds(place: Place) -> None:

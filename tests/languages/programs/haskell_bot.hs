@@ -1,31 +1,42 @@
--- Counts its runs in `<STATE_DIR>/k.json`, written in place; "mode" in its configuration says how it goes on.
+-- Counts its runs in `<STATE_DIR>/k.json`; "mode" in its configuration says how it goes on. Answers queries where it is the query
+-- entrypoint.
 import Control.Concurrent (threadDelay)
-import Control.Exception (IOException, evaluate, try)
 import Control.Monad (when)
 import Data.Char (isDigit)
 import Data.List (isInfixOf)
-import Data.Time.Clock.POSIX (getPOSIXTime)
-import System.Directory (createDirectoryIfMissing)
-import System.Environment (getEnv)
+import Data.Maybe (fromMaybe)
+import System.Environment (getEnv, lookupEnv)
 import System.Exit (ExitCode (ExitFailure), exitWith)
 import System.IO
+import The0
+
+counted :: IO Int
+counted = do
+  digits <- filter isDigit . fromMaybe "" <$> getState "k"
+  return (if null digits then 0 else read digits)
+
+answer :: String -> String -> IO String
+answer "/status" params = do
+  count <- counted
+  return ("{\"count\":" ++ show count ++ ",\"params\":" ++ params ++ ",\"note\":\"grün €\"}")
+answer "/write" _ = setState "k" "{\"count\":99}" >> return "null"
+answer "/boom" _ = ioError (userError "boom")
+answer path _ = ioError (userError ("No handler for path: " ++ path))
 
 main :: IO ()
 main = do
+  kind <- lookupEnv "ENTRYPOINT_TYPE"
+  if kind == Just "query" then run answer else bot
+
+bot :: IO ()
+bot = do
   config <- getEnv "BOT_CONFIG"
-  folder <- getEnv "STATE_DIR"
-  bot <- getEnv "BOT_ID"
-  let file = folder ++ "/k.json"
-  stored <- try (readFile file >>= \text -> evaluate (length text) >> return text) :: IO (Either IOException String)
-  let digits = either (const "") (filter isDigit) stored
-      count = (if null digits then 0 else read digits) + 1 :: Int
-  createDirectoryIfMissing True folder
-  writeFile file ("{\"count\":" ++ show count ++ "}")
-  now <- getPOSIXTime
-  let milliseconds = truncate (now * 1000) :: Integer
-  putStrLn ("{\"timestamp\":" ++ show milliseconds ++ ",\"level\":\"info\",\"message\":\"counted " ++ show count ++ "\"}")
-  hPutStrLn stderr ("plain words of " ++ bot)
-  hFlush stdout
+  name <- getEnv "BOT_ID"
+  count <- (+ 1) <$> counted
+  setState "k" ("{\"count\":" ++ show count ++ "}")
+  logLine ("counted " ++ show count)
+  metric "count" (fromIntegral count)
+  hPutStrLn stderr ("plain words of " ++ name)
   when ("\"mode\":\"fail\"" `isInfixOf` config) (exitWith (ExitFailure 3))
   when ("\"mode\":\"wait\"" `isInfixOf` config) $ do
     putStrLn "ready"
