@@ -12,9 +12,10 @@ sys.path[:0] = [str(HERE), str(HERE.parent / "tests")]
 
 import execute  # noqa: E402
 import languages  # noqa: E402
+import queries  # noqa: E402
 import sdk_import  # noqa: E402
 
-NAMES = ("sdk_import", "execute", "languages", "logs")
+NAMES = ("sdk_import", "execute", "languages", "queries", "logs")
 
 
 def main() -> int:
@@ -36,6 +37,8 @@ def main() -> int:
             good &= execute.run(runs=arguments.runs, parts=tuple(arguments.part), traced=not arguments.no_trace)
         elif name == "languages":
             good &= languages.run(runs=arguments.runs)
+        elif name == "queries":
+            good &= queries.run(runs=arguments.runs)
         elif name == "sdk_import":
             good &= sdk_import.run(runs=arguments.runs)
         else:

@@ -7,18 +7,16 @@ where the stream does. Connects only to ask: such a server would wait for ever o
 
 from __future__ import annotations
 
-import json
 import socket
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any
 from urllib.parse import quote
 
 from the0 import canonical
+from the0.answers import ANSWER_BYTES, Answer, AnswerTooLarge, NoAnswer, parsed
 from the0.errors import ExitCode, Permanent, Transient, clip
 
-ANSWER_BYTES = 32 << 20
 ONE_READ_BYTES = 4000
 """What a server that reads once gets for sure; a larger question goes without its body."""
 HEAD_BYTES = 64 << 10
@@ -36,31 +34,11 @@ class NotListening(Transient):
         super().__init__(sentence, code=ExitCode.QUERY_FAILED)
 
 
-class NoAnswer(Permanent):
-    """The process took the question and gave no usable answer."""
-
-    def __init__(self, sentence: str) -> None:
-        super().__init__(sentence, code=ExitCode.QUERY_FAILED)
-
-
-class AnswerTooLarge(NoAnswer):
-    """More than the caller takes."""
-
-
 class TooLate(Permanent):
     """No whole answer came in time."""
 
     def __init__(self, sentence: str) -> None:
         super().__init__(sentence, code=ExitCode.TIMED_OUT)
-
-
-@dataclass(frozen=True, slots=True)
-class Answer:
-    """What the query process said: `text` is a JSON object, `value` the same, read."""
-
-    status: int
-    text: str
-    value: dict[str, Any]
 
 
 def slashed(path: str) -> str:
@@ -73,13 +51,8 @@ def target(path: str, params: Mapping[str, Any]) -> str:
     asked = quote(slashed(path), safe=_PATH_SAFE, errors="replace")
     if not params:
         return asked
-    pairs = "&".join(f"{_escaped(name)}={_escaped(as_text(value))}" for name, value in params.items())
+    pairs = "&".join(f"{_escaped(name)}={_escaped(canonical.as_text(value))}" for name, value in params.items())
     return f"{asked}{'&' if '?' in asked else '?'}{pairs}"
-
-
-def as_text(value: Any) -> str:
-    """A param as text: a string as it is, any other value as compact JSON."""
-    return value if isinstance(value, str) else canonical.dumps(value)
 
 
 def request(host: str, port: int, *, path: str, params: Mapping[str, Any]) -> bytes:
@@ -188,18 +161,6 @@ def _answer(said: bytes) -> Answer:
     return parsed(body, status=status)
 
 
-def parsed(body: bytes, *, status: int = 200) -> Answer:
-    """The JSON object that a query process answers with. Raises NoAnswer for anything else."""
-    try:
-        text = body.decode("utf-8-sig").strip()
-        value = json.loads(text, parse_constant=_refuse_constant)
-    except (ValueError, RecursionError) as reason:
-        raise NoAnswer(f"The query process answered something that is no JSON: {clip(str(reason))}.") from reason
-    if not isinstance(value, dict):
-        raise NoAnswer("The query process answered JSON that is no object: it must look like {…}.")
-    return Answer(status=status, text=text, value=value)
-
-
 def _divided(said: bytes) -> tuple[int, dict[str, str], bytes]:
     """(status, headers, body); interim answers are passed over. Lines may end in a bare LF."""
     while True:
@@ -248,7 +209,3 @@ def _left_s(deadline: float) -> float:
     if left <= 0:
         raise TooLate("The query process did not answer in time.")
     return left
-
-
-def _refuse_constant(name: str) -> Any:
-    raise ValueError(f"{name} is not JSON")

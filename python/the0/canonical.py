@@ -19,6 +19,11 @@ def dumps(value: Any) -> str:
         raise ValueError(f"this is not JSON: {reason}") from reason
 
 
+def as_text(value: Any) -> str:
+    """One param of a query as text: a string as it is, any other value as compact JSON."""
+    return value if isinstance(value, str) else dumps(value)
+
+
 def loads_object(text: str | bytes) -> dict[str, Any]:
     """A JSON object, strictly: no NaN, no number beyond a double, no name twice. ValueError says what is wrong."""
     try:

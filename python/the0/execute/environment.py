@@ -6,7 +6,7 @@ import os
 from collections.abc import Mapping
 from typing import Any
 
-from the0 import asking, canonical, files, names, privacy
+from the0 import canonical, files, names, privacy
 from the0.errors import ExitCode, Fatal
 from the0.execute.languages import Language, Target
 from the0.settings import BotSettings, ExecuteSettings
@@ -45,10 +45,10 @@ def question(bot: BotSettings) -> dict[str, str]:
     """What an ephemeral query's process sees more. Fatal (USAGE) for params that no variable can hold."""
     assert bot.query_path is not None
     params = typed(bot.query_params, runtime=bot.runtime)
-    each = {f"{names.QUERY_PARAM_}{name}": asking.as_text(value) for name, value in bot.query_params.items()}
+    each = {f"{names.QUERY_PARAM_}{name}": canonical.as_text(value) for name, value in bot.query_params.items()}
     return _checked(
         {
-            names.QUERY_PATH: asking.slashed(bot.query_path),
+            names.QUERY_PATH: bot.query_path if bot.query_path.startswith("/") else f"/{bot.query_path}",
             names.QUERY_PARAMS: canonical.dumps(params),
             # All of them are in QUERY_PARAMS, too: those that cannot be variables are only there.
             **{name: value for name, value in each.items() if "=" not in name and _fits(name, value)},
@@ -59,7 +59,7 @@ def question(bot: BotSettings) -> dict[str, str]:
 def typed(params: Mapping[str, Any], *, runtime: str) -> dict[str, Any]:
     """Params as the SDKs of that language take them."""
     if runtime in TEXT_ONLY:
-        return {name: asking.as_text(value) for name, value in params.items()}
+        return {name: canonical.as_text(value) for name, value in params.items()}
     return dict(params)
 
 

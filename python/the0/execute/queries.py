@@ -7,17 +7,14 @@ store. Exit codes: 0 for an answer, 1 where the answer's status is `error`, and 
 from __future__ import annotations
 
 import os
-import random
-import signal
-import socket
 import sys
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from the0 import asking, child, files, memory, names, privacy, settings
-from the0.asking import Answer, NoAnswer
+from the0 import child, files, memory, names, privacy, settings
+from the0.answers import Answer, NoAnswer
 from the0.errors import ExitCode, Fatal, Fault
 from the0.execute import configuration, preparing, query_result
 from the0.execute.environment import question, typed
@@ -39,9 +36,6 @@ ERROR = 1
 SHOWN_BYTES = 1 << 20
 """How much of what the query process prints is passed on to stderr."""
 ECHO_S = 1.0
-FIRST_PORT, LAST_PORT = 12000, 32000
-"""Below the ports that outgoing connections are given."""
-ASK_AGAIN_S = 0.01
 
 
 def query(environ: Mapping[str, str]) -> int:
@@ -74,7 +68,7 @@ class _Query:
         self._question = question(ours.bot)
         privacy.become_subreaper()
         self._loop = Loop()
-        self._state = QueryState(ours.paths.state)
+        self._state = QueryState(ours.paths.state, elsewhere=environ.get("TMPDIR") or "/tmp")
         self._end: child.End | None = None
 
     def __enter__(self) -> _Query:
@@ -139,53 +133,21 @@ class _Query:
     # --- the same process as a server, where there is no folder for its result -----------------------
 
     def _serve_once(self, shown: _Shown) -> Answer:
-        port = _free_port()
-        self._spawn({names.BOT_TYPE: "realtime", names.THE0_QUERY_PORT: str(port)}, shown)
-        answer_fd = os.memfd_create("answer", os.MFD_CLOEXEC)
-        try:
-            ends: list[child.End] = []
-            asker = child.fork_child("ask", lambda _: self._ask(port, answer_fd), keep=(answer_fd,))
-            self._loop.on_end(asker.pid, ends.append)
-            in_time = self._wait(lambda: bool(ends) or self._end is not None)
-            if not ends and self._end is not None:
-                # It may have answered with its last breath.
-                self._loop.run_until(lambda: bool(ends), deadline=time.monotonic() + 10 * ASK_AGAIN_S)
-            if not ends:
-                child.send(asker.pid, signal.SIGKILL)
-            self._loop.run_until(lambda: bool(ends))
-            asker.drop()
-            os.lseek(answer_fd, 0, os.SEEK_SET)
-            said = files.read_fd(answer_fd, limit_bytes=asking.ANSWER_BYTES + 4096)
-        finally:
-            os.close(answer_fd)
-        if ends[0].code == 0:
-            return asking.parsed(said)
-        if not in_time:
-            raise self._too_late()
-        if self._end is not None:
-            raise NoAnswer(f"The query process ended with {self._end} before it answered: its output says why.")
-        raise NoAnswer(said.decode() or f"Asking the query process ended with {ends[0]}.")
+        from the0.execute.query_asker import Asker, free_port  # rarely needed
 
-    def _ask(self, port: int, answer_fd: int) -> int:
         bot = self._ours.bot
         assert bot.query_path is not None
-        while True:
-            try:
-                answer = asking.ask(
-                    "127.0.0.1",
-                    port,
-                    path=bot.query_path,
-                    params=typed(bot.query_params, runtime=bot.runtime),
-                    deadline=self._deadline,
-                )
-            except asking.NotListening:
-                time.sleep(ASK_AGAIN_S)  # it is on its way
-            except Fault as fault:
-                os.write(answer_fd, fault.sentence.encode())
-                return ERROR
-            else:
-                files.write_all(answer_fd, answer.text.encode())
-                return 0
+        port = free_port()
+        self._spawn({names.BOT_TYPE: "realtime", names.THE0_QUERY_PORT: str(port)}, shown)
+        params = typed(bot.query_params, runtime=bot.runtime)
+        asker = Asker(self._loop, port, path=bot.query_path, params=params, deadline=self._deadline)
+        in_time = self._wait(lambda: asker.ended or self._end is not None)
+        answer = asker.answer()
+        if answer is not None:
+            return answer
+        if not in_time:
+            raise self._too_late()
+        raise NoAnswer(f"The query process ended with {self._end} before it answered: its output says why.")
 
     # --- both ---------------------------------------------------------------------------------------
 
@@ -195,7 +157,7 @@ class _Query:
         if self._state.copy is not None:
             below = os.path.relpath(ours.paths.sdk_state, ours.paths.state)
             environment[names.STATE_DIR] = os.path.normpath(os.path.join(self._state.copy, below))
-        program = replace(program, environment=environment, copy=self._state.path)
+        program = replace(program, environment=environment, writable=self._state.path)
         spawned = program.spawn(shown.write_fd)
         self._loop.on_end(spawned.pid, self._note_end)
 
@@ -243,18 +205,6 @@ class _Shown:
             self._left -= len(data)
             if self._left <= 0:
                 self._echo.write(b"\nthe0: the query process prints more than is shown here.\n")
-
-
-def _free_port() -> int:
-    for _ in range(100):
-        port = random.randint(FIRST_PORT, LAST_PORT)
-        with socket.socket() as tried:
-            try:
-                tried.bind(("0.0.0.0", port))
-            except OSError:
-                continue
-            return port
-    raise Fatal("No free port was found for the query process: stop some of what listens here.", code=ExitCode.INTERNAL)
 
 
 def _print(text: str) -> None:

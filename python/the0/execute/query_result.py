@@ -12,8 +12,8 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from the0 import asking, canonical, files, names
-from the0.asking import Answer, AnswerTooLarge, NoAnswer
+from the0 import answers, canonical, files, names
+from the0.answers import Answer, AnswerTooLarge, NoAnswer
 from the0.errors import Fault
 
 
@@ -51,17 +51,17 @@ def _taken(path: str) -> int:
 def read_result(folder_fd: int) -> Answer:
     """What lies there once nobody writes any more. Raises NoAnswer, AnswerTooLarge."""
     try:
-        text = files.read_beneath(folder_fd, names.RESULT, limit_bytes=asking.ANSWER_BYTES)
+        text = files.read_beneath(folder_fd, names.RESULT, limit_bytes=answers.ANSWER_BYTES)
     except OSError as reason:
         if reason.errno == errno.EFBIG:
             raise AnswerTooLarge(
-                f"The query's answer is over {asking.ANSWER_BYTES >> 20} MiB: ask for less."
+                f"The query's answer is over {answers.ANSWER_BYTES >> 20} MiB: ask for less."
             ) from reason
         what = "wrote no answer" if reason.errno == errno.ENOENT else "left no file as its answer"
         raise NoAnswer(
             f"The query process {what} ({names.QUERY_FOLDER}/{names.RESULT}: {reason.strerror})."
         ) from reason
-    return asking.parsed(text)
+    return answers.parsed(text)
 
 
 def named(answer: Answer, *, generation: int) -> str:

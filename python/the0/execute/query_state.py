@@ -9,7 +9,6 @@ from __future__ import annotations
 import errno
 import fcntl
 import os
-import tempfile
 import time
 
 from the0 import files, names
@@ -25,10 +24,12 @@ _SETTLED_S = 60.0
 class QueryState:
     """A folder for one query. `lock_fd` is held by it and those that fill it; `close` removes what is in it."""
 
-    def __init__(self, state_path: str) -> None:
+    def __init__(self, state_path: str, *, elsewhere: str) -> None:
+        """`elsewhere` is a folder for temporary files, for where nothing can be written below STATE_PATH. Fatal (LOCAL_DISK)."""
         self.copy: str | None = None
         """The folder, where it is not STATE_PATH itself."""
         self._state_path = state_path
+        self._elsewhere = elsewhere
         try:
             self.lock_fd = hold_lock(state_path)
             if self._take_in_place():
@@ -71,9 +72,14 @@ class QueryState:
 
     def mark(self) -> None:
         """Says that all there may go. The restore takes its own mark away when it is done."""
-        if self.copy is None:
-            with files.folder(os.path.join(self._state_path, names.RESERVED_DIR)) as fd:
-                files.write_atomic(fd, names.RESTORING, b"", durable=False)
+        if self.copy is not None:
+            return
+        with files.folder(self._state_path) as fd:
+            reserved = files.open_folder_beneath(fd, names.RESERVED_DIR, create=True, mode=0o700)
+            try:
+                files.write_atomic(reserved, names.RESTORING, b"", durable=False)
+            finally:
+                os.close(reserved)
 
     def _wipe(self, root_fd: int, *, unmark: bool = True) -> None:
         for name in set(os.listdir(root_fd)) - _NOT_OURS:
@@ -93,14 +99,20 @@ class QueryState:
         try:
             os.makedirs(copies, mode=0o700, exist_ok=True)
             _sweep(copies)
-            self.copy = tempfile.mkdtemp(prefix=_OWN, dir=copies)
+            self.copy = _fresh(copies)
         except OSError:
             try:
-                self.copy = tempfile.mkdtemp(prefix=_OWN)  # STATE_PATH is read-only, or not there
+                self.copy = _fresh(self._elsewhere)  # STATE_PATH is read-only, or not there
             except OSError as reason:
                 raise files.disk_fault(reason, "making a folder for the state of a query") from reason
         self.lock_fd = files.open_root(self.copy)
         fcntl.flock(self.lock_fd, fcntl.LOCK_EX)
+
+
+def _fresh(parent: str) -> str:
+    path = os.path.join(parent, f"{_OWN}{os.urandom(8).hex()}")
+    os.mkdir(path, 0o700)
+    return path
 
 
 def _sweep(copies: str) -> None:

@@ -41,8 +41,8 @@ class Program:
     """The entrypoint's path below `folder`."""
     state: str
     """STATE_PATH, which it must not write."""
-    copy: str | None = None
-    """A throw-away copy of state that may lie below STATE_PATH, which it may write."""
+    writable: str | None = None
+    """A throw-away copy of state which it may write: a folder below `state`, or that itself."""
 
     def spawn(self, output_fd: int) -> child.Spawned:
         """Raises Fatal (ENTRYPOINT, INTERNAL)."""
@@ -54,7 +54,7 @@ class Program:
                 env=self.environment,
                 folder=self.folder,
                 output_fd=output_fd,
-                confine=self._confine if landlock.available() else None,
+                confine=self._confine if self.writable != self.state and landlock.available() else None,
             )
             failure = child.exec_failure(spawned)
         except OSError as reason:
@@ -72,7 +72,7 @@ class Program:
 
     def _confine(self) -> None:
         if os.path.isdir(self.state):
-            landlock.forbid_writes(self.state, but=() if self.copy is None else (self.copy,))
+            landlock.forbid_writes(self.state, but=() if self.writable is None else (self.writable,))
 
 
 class Serving:

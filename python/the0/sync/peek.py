@@ -10,8 +10,6 @@ from the0 import files, names
 from the0.errors import ExitCode, Permanent
 from the0.objects.store import ObjectStore
 from the0.settings import SyncSettings
-from the0.sync import archive
-from the0.sync.archive import ArchiveFile
 from the0.sync.head import Head, HeadFile
 from the0.sync.local import Origin, StateFolder
 from the0.sync.restore import restore
@@ -69,6 +67,9 @@ def _restore(
 
 
 def _unpack(settings: SyncSettings, store: ObjectStore, folder: StateFolder) -> None:
+    from the0.sync import archive  # only where there is no HEAD
+    from the0.sync.archive import ArchiveFile
+
     bucket, bot_id = settings.buckets.state, settings.bot_id
     stored = ArchiveFile(store, bucket=bucket, bot_id=bot_id)
     etag, ours = stored.look()

@@ -1,0 +1,48 @@
+"""What a query process answers: one JSON object, bounded. However it came, over HTTP or in a file."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from typing import Any
+
+from the0.errors import ExitCode, Permanent, clip
+
+ANSWER_BYTES = 32 << 20
+
+
+class NoAnswer(Permanent):
+    """The process took the question and gave no usable answer."""
+
+    def __init__(self, sentence: str) -> None:
+        super().__init__(sentence, code=ExitCode.QUERY_FAILED)
+
+
+class AnswerTooLarge(NoAnswer):
+    """More than is taken."""
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """`text` is the JSON object as it came, without what stood around it; `value` is the same, read."""
+
+    text: str
+    value: dict[str, Any]
+    status: int = 200
+    """Of HTTP."""
+
+
+def parsed(body: bytes, *, status: int = 200) -> Answer:
+    """Raises NoAnswer for anything but a JSON object."""
+    try:
+        text = body.decode("utf-8-sig").strip()
+        value = json.loads(text, parse_constant=_refuse_constant)
+    except (ValueError, RecursionError) as reason:
+        raise NoAnswer(f"The query process answered something that is no JSON: {clip(str(reason))}.") from reason
+    if not isinstance(value, dict):
+        raise NoAnswer("The query process answered JSON that is no object: it must look like {…}.")
+    return Answer(text=text, value=value, status=status)
+
+
+def _refuse_constant(name: str) -> Any:
+    raise ValueError(f"{name} is not JSON")
