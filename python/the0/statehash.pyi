@@ -69,7 +69,8 @@ class Index:
     def pending_meta(self) -> bytes | None:
         """Meta of a staged transaction that was neither confirmed nor abandoned, also after `open`."""
     def stage(self, pack: Pack, keys: list[str], meta: bytes) -> None:
-        """Writes down what the index will be once `pack`, stored under `keys` (one for each segment, in order), is committed.
+        """Writes down what the index will be once `pack`, stored under `keys` (one for each segment, in order), is committed
+        and the pack's `dropped` segments are no longer listed.
         Only one transaction can be staged. ValueError if the index changed since the pack's scan; an abandoned pack may be staged again."""
     def confirm(self, meta: bytes) -> None:
         """The staged transaction became true; meta replaces the former."""
@@ -101,6 +102,9 @@ class Scan:
         """True if there is anything to pack."""
     def touches(self, prefix: bytes) -> bool:
         """Whether anything that changed or vanished is `prefix` or lies below it."""
+    def carry(self, index: Index, keys: list[str]) -> Scan:
+        """This scan, and all that still counts in the index's segments of these keys, removals included: its pack stores that anew,
+        so that they can be dropped. ValueError for an unknown key, or if the index changed since the scan."""
     files: int
     bytes: int
     """Of the whole tree as it is now. (Last, since the name hides the type.)"""
@@ -149,8 +153,16 @@ class Pack:
     def incomplete(self) -> list[bytes]:
         """Files left at their last stored version: over max_file_bytes, or unreadable (EACCES). Also folders that may not be read
         (all below them stays as it was) and names whose path exceeds 16 KiB."""
+    @property
+    def dropped(self) -> list[str]:
+        """After the end and before staging: those of the carried segments that nothing needs any more once this is committed.
+        `Index.stage` takes exactly them out of the index's list."""
+    @property
+    def doubtful(self) -> list[bytes]:
+        """What could not be carried: unreadable, or of other content than the index says although its metadata show no change
+        (mmap, a failing disk). Nothing is stored for it, and the segments that hold it are not in `dropped`."""
     def touches(self, prefix: bytes) -> bool:
-        """After the end: whether stored changes lie at or below prefix."""
+        """After the end: whether what was stored, changed or carried, lies at or below prefix."""
 
 @final
 class Restore:

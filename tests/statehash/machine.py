@@ -5,12 +5,14 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from itertools import count
 from pathlib import Path
 
 from the0 import statehash as sh
 
 Stored = tuple[str, str, bytes]
 """(key, digest, bytes) of a segment."""
+_NUMBERS = count(1)
 
 
 @contextmanager
@@ -22,14 +24,17 @@ def folder(path: Path) -> Iterator[int]:
         os.close(fd)
 
 
-def pack(root: Path, index: sh.Index, **options: int) -> tuple[sh.Pack, list[Stored]]:
+def pack(
+    root: Path, index: sh.Index, *, carry: list[str] | None = None, **options: int
+) -> tuple[sh.Pack, list[Stored]]:
     with folder(root) as fd:
-        packing = sh.Pack(fd, index, sh.scan(fd, index), **options)
+        scan = sh.scan(fd, index)
+        packing = sh.Pack(fd, index, scan.carry(index, carry) if carry else scan, **options)
         stored = []
         while (segment := packing.next()) is not None:
             assert sh.digest(segment) == segment.digest
             assert len(memoryview(segment)) == segment.size == len(segment)
-            stored.append((f"segment-{segment.digest[:12]}", segment.digest, bytes(segment)))
+            stored.append((f"segment-{next(_NUMBERS)}-{segment.digest[:12]}", segment.digest, bytes(segment)))
     return packing, stored
 
 
@@ -38,6 +43,18 @@ def commit(root: Path, index: sh.Index, meta: bytes = b"", **options: int) -> li
     index.stage(packing, [key for key, _, _ in stored], meta)
     index.confirm(meta)
     return stored
+
+
+def clean(root: Path, index: sh.Index, segments: list[Stored], carry: list[str], **options: int) -> list[Stored]:
+    """A commit that carries; returns the segments that are listed afterwards."""
+    packing, stored = pack(root, index, carry=carry, **options)
+    dropped = packing.dropped
+    assert set(dropped) <= set(carry)
+    index.stage(packing, [key for key, _, _ in stored], b"")
+    index.confirm(b"")
+    left = [one for one in segments if one[0] not in dropped] + stored
+    assert [key for key, _, _, _ in index.segments()] == [key for key, _, _ in left]
+    return left
 
 
 def restore(dest: Path, segments: list[Stored]) -> sh.Index:

@@ -292,13 +292,23 @@ impl Catalog {
         Ok(())
     }
 
+    /// Whether a listed segment may still hold what the tombstone says is gone.
+    pub fn guards(&self, tombstone: &Tombstone) -> bool {
+        guards(&self.segments, tombstone)
+    }
+
     /// Forgets the tombstones that no listed segment needs any more.
     pub fn prune(&mut self) {
         let segments = &self.segments;
-        self.tombstones.retain(|_, t| {
-            let next = segments.partition_point(|s| s.id < t.born);
-            segments.get(next).is_some_and(|s| s.id < t.segment)
-        });
+        self.tombstones.retain(|_, t| guards(segments, t));
+    }
+
+    /// Takes segments out of the list. Nothing that counts lies in them any more.
+    pub fn drop_segments(&mut self, ids: &[u32]) {
+        if !ids.is_empty() {
+            self.segments.retain(|s| !ids.contains(&s.id));
+            self.prune();
+        }
     }
 
     /// Bytes of each segment's records that still count, as stored, in the order of `segments`.
@@ -334,7 +344,7 @@ impl Catalog {
                 }
             }
         }
-        for (path, tombstone) in &self.tombstones {
+        for (path, tombstone) in self.tombstones.iter().filter(|(_, t)| self.guards(t)) {
             add(tombstone.segment, cost::drop(path.len()));
         }
         let scale = |(s, raw): (&Segment, u64)| {
@@ -343,6 +353,11 @@ impl Catalog {
         };
         self.segments.iter().zip(raw).map(scale).collect()
     }
+}
+
+fn guards(segments: &[Segment], tombstone: &Tombstone) -> bool {
+    let next = segments.partition_point(|s| s.id < tombstone.born);
+    segments.get(next).is_some_and(|s| s.id < tombstone.segment)
 }
 
 pub fn lacks(path: &[u8], block: u64) -> Error {

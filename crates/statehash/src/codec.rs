@@ -24,6 +24,8 @@ pub struct Staged {
     pub segments: Vec<(String, [u8; 32], u64, u64)>,
     /// With the segments' ids.
     pub changes: Arc<Vec<Change>>,
+    /// Ids of segments that are no longer listed then.
+    pub dropped: Vec<u32>,
 }
 
 fn put_meta(out: &mut Vec<u8>, m: &Meta) {
@@ -217,6 +219,11 @@ pub fn put_staged(staged: &Staged) -> Vec<u8> {
             }
         }
     }
+    // Left out where there are none, as it was before there was any.
+    if !staged.dropped.is_empty() {
+        out.extend_from_slice(&(staged.dropped.len() as u32).to_le_bytes());
+        staged.dropped.iter().for_each(|id| out.extend_from_slice(&id.to_le_bytes()));
+    }
     out
 }
 
@@ -248,8 +255,14 @@ pub fn get_staged(payload: &[u8]) -> Result<Staged> {
         };
         changes.push(Change { path, segment, op });
     }
+    let mut dropped = Vec::new();
+    if !r.is_empty() {
+        for _ in 0..r.u32()? {
+            dropped.push(r.u32()?);
+        }
+    }
     if !r.is_empty() {
         return Err(Error::format("the index's log holds more than it should"));
     }
-    Ok(Staged { meta, segments, changes: Arc::new(changes) })
+    Ok(Staged { meta, segments, changes: Arc::new(changes), dropped })
 }

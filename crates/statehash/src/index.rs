@@ -169,6 +169,7 @@ impl Index {
             }
             self.catalog.apply(change)?;
         }
+        self.catalog.drop_segments(&staged.dropped);
         self.meta = meta.to_vec();
         Ok(())
     }

@@ -8,6 +8,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 
 use crate::block::{self, Digest, BLOCK};
+use crate::carry::Carry;
 use crate::catalog::Op;
 use crate::error::{Error, Result};
 use crate::read;
@@ -24,8 +25,10 @@ pub struct Source {
     pub before: Stat,
     fresh: bool,
     first_pass: bool,
-    /// The digests that are stored already.
+    /// The digests that are stored already, and may stay where they are.
     known: Vec<Option<Digest>>,
+    /// Of a file that is only carried: what its blocks must be.
+    expected: Option<Vec<Digest>>,
 }
 
 /// What a range came to.
@@ -33,6 +36,8 @@ pub struct Found {
     pub blocks: Vec<(u32, Digest)>,
     /// Where the file ended too early, rounded down to a block.
     pub short: Option<u64>,
+    /// A block is not what the index says, although nothing shows a change; none of the range was stored.
+    pub doubt: bool,
 }
 
 pub struct Large {
@@ -47,6 +52,9 @@ pub struct Large {
     stored: BTreeMap<u32, Block>,
     /// The size, mode and mtime that the last stored META says.
     said: Option<(u64, u16, i64)>,
+    /// The index's metadata lie in a segment that is to go.
+    carry_meta: bool,
+    doubt: bool,
 }
 
 /// What is to be done when a reading is complete.
@@ -54,7 +62,7 @@ pub enum Next {
     /// Ranges are still to come, perhaps those of another reading.
     Wait,
     /// It is over: what it means to the index, and whether its META is still to be stored.
-    Done { op: Op, meta_record: bool, moved: bool },
+    Done { op: Op, meta_record: bool, moved: bool, doubt: bool },
 }
 
 impl Source {
@@ -67,19 +75,33 @@ impl Source {
     pub fn known(&self, index: u32) -> Option<Digest> {
         self.known.get(index as usize).copied().flatten()
     }
+
+    pub fn expects(&self, index: u32, digest: &Digest) -> bool {
+        self.expected.as_ref().is_none_or(|e| e.get(index as usize) == Some(digest))
+    }
+
+    /// Whether a range has to be read: all of a file that may have changed, else what is carried.
+    fn wanted(&self, first: u32, count: u32) -> bool {
+        let (from, to) = (first as usize, (first + count) as usize);
+        self.expected.is_none() || self.known[from..to].iter().any(Option::is_none)
+    }
 }
 
 impl Large {
-    /// `before` is the look at the open file that came after the clock said `look`; `old` is the index's entry.
-    pub fn new(path: &[u8], fd: OwnedFd, before: Stat, look: i64, old: Option<&Node>) -> Self {
-        let known: Option<Vec<_>> = match old.map(|n| &n.body) {
-            Some(Body::Large(blocks)) => Some(blocks.iter().map(|b| Some(b.digest)).collect()),
+    /// `before` is the look at the open file that came after the clock said `look`; `old` is the index's entry. `untouched`:
+    /// its metadata show no change, it is only carried.
+    pub fn new(path: &[u8], fd: OwnedFd, before: Stat, look: i64, old: Option<&Node>, carry: &Carry, untouched: bool) -> Self {
+        let blocks = match old.map(|n| &n.body) {
+            Some(Body::Large(blocks)) => Some(blocks),
             _ => None,
         };
-        let fresh = known.is_none();
-        let mut known = known.unwrap_or_default();
+        let fresh = blocks.is_none();
+        let listed = |b: &Block| (!carry.holds(b.segment)).then_some(b.digest);
+        let mut known: Vec<_> = blocks.map(|b| b.iter().map(listed).collect()).unwrap_or_default();
         known.resize(block::count(before.size) as usize, None);
-        let source = Source { path: path.to_vec(), fd, before, fresh, first_pass: true, known: known.clone() };
+        let expected = blocks.filter(|_| untouched).map(|b| b.iter().map(|b| b.digest).collect());
+        let carry_meta = old.is_some_and(|n| carry.holds(n.segment) || carry.holds(n.meta_segment));
+        let source = Source { path: path.to_vec(), fd, before, fresh, first_pass: true, known: known.clone(), expected };
         Self {
             source: Arc::new(source),
             look,
@@ -90,6 +112,8 @@ impl Large {
             current: known,
             stored: BTreeMap::new(),
             said: None,
+            carry_meta,
+            doubt: false,
         }
     }
 
@@ -99,14 +123,21 @@ impl Large {
 
     /// The next range: (file, first block, blocks). None while the last of this reading are on their way.
     pub fn range(&mut self) -> Option<(Arc<Source>, u32, u32)> {
-        let left = (block::count(self.source.before.size) as u32).saturating_sub(self.next_block);
-        if left == 0 {
-            return None;
+        while self.next_block < self.count() {
+            let first = self.next_block;
+            let count = (self.count() - first).min(RANGE_BLOCKS);
+            self.next_block += count;
+            // Each reading has one range at least, its last one, with which it ends.
+            if self.next_block == self.count() || self.source.wanted(first, count) {
+                self.outstanding += 1;
+                return Some((Arc::clone(&self.source), first, count));
+            }
         }
-        let (first, count) = (self.next_block, left.min(RANGE_BLOCKS));
-        self.next_block += count;
-        self.outstanding += 1;
-        Some((Arc::clone(&self.source), first, count))
+        None
+    }
+
+    fn count(&self) -> u32 {
+        block::count(self.source.before.size) as u32
     }
 
     /// A range's records went into segment `number`.
@@ -120,6 +151,7 @@ impl Large {
             self.current[index as usize] = Some(digest);
             self.stored.insert(index, Block { digest, segment: number });
         }
+        self.doubt |= found.doubt;
         if let Some(short) = found.short {
             self.short = Some(self.short.map_or(short, |s| s.min(short)));
         }
@@ -127,7 +159,7 @@ impl Large {
 
     /// After `take`. `fits` says whether a file of that size may be stored at all.
     pub fn next(&mut self, old: Option<&Node>, fits: impl Fn(u64) -> bool) -> Result<Next> {
-        if self.outstanding > 0 || u64::from(self.next_block) < block::count(self.source.before.size) {
+        if self.outstanding > 0 || self.next_block < self.count() {
             return Ok(Next::Wait);
         }
         let look = now();
@@ -147,7 +179,9 @@ impl Large {
         self.current.resize(block::count(before.size) as usize, None);
         let fd = rustix::io::fcntl_dupfd_cloexec(&self.source.fd, 0).map_err(|e| Error::os(&self.source.path, e))?;
         let (path, fresh) = (self.source.path.clone(), self.source.fresh);
-        self.source = Arc::new(Source { path, fd, before, fresh, first_pass: false, known: self.current.clone() });
+        let (known, expected) = (self.current.clone(), None);
+        self.source = Arc::new(Source { path, fd, before, fresh, first_pass: false, known, expected });
+        self.doubt = false;
         (self.look, self.next_block, self.short) = (look, 0, None);
         self.tries += 1;
         Ok(())
@@ -160,11 +194,12 @@ impl Large {
         let moved = !steady || self.tries > 1;
         let fresh = self.source.fresh;
         let said = |m: &Meta| (m.size, m.mode, m.mtime);
-        if self.stored.is_empty() && !fresh && old.is_some_and(|n| said(&n.meta) == said(&meta)) {
-            return Next::Done { op: Op::Refresh(meta), meta_record: false, moved };
+        let doubt = self.doubt;
+        if self.stored.is_empty() && !fresh && !self.carry_meta && old.is_some_and(|n| said(&n.meta) == said(&meta)) {
+            return Next::Done { op: Op::Refresh(meta), meta_record: false, moved, doubt };
         }
         let keep = block::count(meta.size) as u32;
         let blocks = std::mem::take(&mut self.stored).into_iter().filter(|(i, _)| *i < keep).collect();
-        Next::Done { op: Op::Large { meta, fresh, blocks }, meta_record: self.said != Some(said(&meta)), moved }
+        Next::Done { op: Op::Large { meta, fresh, blocks }, meta_record: self.said != Some(said(&meta)), moved, doubt }
     }
 }

@@ -10,6 +10,7 @@
 //! | [`index`], [`journal`], [`codec`] | the catalog of the last commit; its file: a base and an append log; how it is written |
 //! | [`block`], [`segment`] | digests of 64 KiB blocks; the format of segments |
 //! | [`read`], [`pack`], [`worker`], [`large`] | one file read unchanged; read, hash and compress in one pass |
+//! | [`carry`] | what still counts in some segments stored anew, so that they can be dropped |
 //! | [`replay`], [`unpack`] | segments played back into a catalog, onto a disk |
 //! | [`compare`] | the whole tree read and hashed against the index |
 //! | [`unzip`] | code archives |
@@ -17,6 +18,7 @@
 
 pub mod beneath;
 pub mod block;
+pub mod carry;
 pub mod catalog;
 pub mod codec;
 pub mod compare;

@@ -55,6 +55,8 @@ pub struct Pack {
     base: u32,
     segments: Vec<([u8; 32], u64, u64)>,
     pub incomplete: Vec<Vec<u8>>,
+    /// What could not be carried, since it cannot be read or is not what the index says.
+    pub doubtful: Vec<Vec<u8>>,
     pub moved: bool,
     finished: bool,
     failed: bool,
@@ -80,6 +82,7 @@ impl Pack {
             base: 0,
             segments: Vec::new(),
             incomplete,
+            doubtful: Vec::new(),
             moved: false,
             finished: false,
             failed: false,
@@ -119,7 +122,18 @@ impl Pack {
             return Err(Error::Misuse(format!("{} keys for {} segments", keys.len(), self.segments.len())));
         }
         let segments = keys.iter().zip(&self.segments).map(|(key, (digest, stored, raw))| (key.clone(), *digest, *stored, *raw));
-        Ok(Staged { meta: meta.to_vec(), segments: segments.collect(), changes: Arc::clone(&self.changes) })
+        let dropped = self.scan.carry.dropped(index.tree(), &self.changes);
+        Ok(Staged { meta: meta.to_vec(), segments: segments.collect(), changes: Arc::clone(&self.changes), dropped })
+    }
+
+    /// After the end: the keys of the carried segments that nothing needs any more once this is committed.
+    pub fn dropped<'i>(&self, index: &'i Index) -> Result<Vec<&'i str>> {
+        if !self.finished || self.failed || index.stamp() != self.scan.stamp {
+            return Err(Error::Misuse("the pack is not at its end, or the index changed".into()));
+        }
+        let ids = self.scan.carry.dropped(index.tree(), &self.changes);
+        let listed = index.catalog().segments.iter();
+        Ok(listed.filter(|s| ids.binary_search(&s.id).is_ok()).map(|s| &s.key[..]).collect())
     }
 
     /// The next segment; None at the end. An error leaves the pack unusable.
@@ -271,7 +285,9 @@ impl Pack {
         let fd = match read::open(self.root.as_fd(), path)? {
             Ok(fd) => fd,
             Err(Look::Denied) => {
-                self.incomplete.push(path.clone());
+                let untouched = self.scan.carry.untouched(path);
+                let list = if untouched { &mut self.doubtful } else { &mut self.incomplete };
+                list.push(path.clone());
                 return Ok(None);
             }
             Err(_) => return Ok(Some(Job::Batch(at..at + 1))),
@@ -281,11 +297,14 @@ impl Pack {
         if before.kind != Kind::File || before.size <= read::WHOLE {
             return Ok(Some(Job::Batch(at..at + 1)));
         }
-        if !self.options.fits(before.size) {
+        let old = tree.get(path);
+        let untouched = self.scan.carry.untouched(path) && old.is_some_and(|n| before.settled(&n.meta));
+        // What is stored already may be carried, whatever the limit is now.
+        if !untouched && !self.options.fits(before.size) {
             self.incomplete.push(path.clone());
             return Ok(None);
         }
-        self.large = Some(Large::new(path, fd, before, look, tree.get(path)));
+        self.large = Some(Large::new(path, fd, before, look, old, &self.scan.carry, untouched));
         Ok(None)
     }
 
@@ -316,6 +335,7 @@ impl Pack {
             }
             self.taken += 1;
             self.incomplete.append(&mut done.incomplete);
+            self.doubtful.append(&mut done.doubtful);
             self.grown.append(&mut done.grown);
             self.moved |= done.moved;
         }
@@ -323,10 +343,13 @@ impl Pack {
     }
 
     fn after_range(&mut self, next: Next, builder: &mut Builder, tail: &mut Worker<'_>) -> Result<()> {
-        let Next::Done { op, meta_record, moved } = next else { return Ok(()) };
+        let Next::Done { op, meta_record, moved, doubt } = next else { return Ok(()) };
         self.moved |= moved;
         let Some(large) = self.large.take() else { return Ok(()) };
         let path = large.path().to_vec();
+        if doubt {
+            self.doubtful.push(path.clone());
+        }
         if let (true, Op::Large { meta, .. }) = (meta_record, &op) {
             tail.meta(&path, meta, false);
             if let Some(piece) = tail.close()? {

@@ -355,6 +355,12 @@ mod statehash {
         fn touches(&self, prefix: &[u8]) -> bool {
             self.core.touches(prefix)
         }
+
+        fn carry(&self, py: Python<'_>, index: PyRef<'_, Index>, keys: Vec<String>) -> PyResult<Scan> {
+            let (scan, index) = (&self.core, &index.core);
+            let core = detached(py, |_| scan.carry(index, &keys))?;
+            Ok(Scan { core: Arc::new(core) })
+        }
     }
 
     #[pyfunction(name = "scan")]
@@ -456,6 +462,18 @@ mod statehash {
         #[getter]
         fn incomplete<'py>(&self, py: Python<'py>) -> Vec<Bound<'py, PyBytes>> {
             self.core.incomplete.iter().map(|p| PyBytes::new(py, p)).collect()
+        }
+
+        #[getter]
+        fn doubtful<'py>(&self, py: Python<'py>) -> Vec<Bound<'py, PyBytes>> {
+            self.core.doubtful.iter().map(|p| PyBytes::new(py, p)).collect()
+        }
+
+        #[getter]
+        fn dropped(&self, py: Python<'_>) -> PyResult<Vec<String>> {
+            let index = self.index.try_borrow(py)?;
+            let keys = self.core.dropped(&index.core).map_err(raised)?;
+            Ok(keys.into_iter().map(str::to_owned).collect())
         }
 
         fn touches(&self, prefix: &[u8]) -> bool {

@@ -5,6 +5,7 @@ use std::os::fd::BorrowedFd;
 use rustix::io::Errno;
 
 use crate::beneath;
+use crate::carry::Carry;
 use crate::error::{Error, Pulse, Result};
 use crate::index::Index;
 use crate::paths;
@@ -20,7 +21,7 @@ pub struct Seen {
     pub stat: Stat,
 }
 
-#[derive(Debug, Default)]
+#[derive(Debug, Clone, Default)]
 pub struct Scan {
     /// In byte order of the paths.
     pub changed: Vec<Seen>,
@@ -35,6 +36,8 @@ pub struct Scan {
     pub look: i64,
     /// The index's state that this was held against.
     pub stamp: u64,
+    /// What is packed besides, see `carry`.
+    pub carry: Carry,
 }
 
 impl Scan {

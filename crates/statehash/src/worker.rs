@@ -13,7 +13,7 @@ use crate::pool::Pool;
 use crate::read::{self, Look};
 use crate::scan::Scan;
 use crate::segment::{compress, Record};
-use crate::tree::{Block, Body, Meta, Tree};
+use crate::tree::{Block, Body, Meta, Node, Tree};
 use crate::walk::Kind;
 
 /// A chunk is closed when it reaches this; with one more file of `read::WHOLE` it stays within the format's bound.
@@ -40,6 +40,7 @@ pub struct Piece {
 pub struct Done {
     pub pieces: VecDeque<Piece>,
     pub incomplete: Vec<Vec<u8>>,
+    pub doubtful: Vec<Vec<u8>>,
     /// Places in the scan of files that turned out to be large.
     pub grown: Vec<usize>,
     pub moved: bool,
@@ -168,12 +169,14 @@ impl<'a> Worker<'a> {
                     self.drop(path);
                 }
             }
+            Look::Denied if scan.carry.untouched(path) => done.doubtful.push(path.clone()),
             Look::Denied => done.incomplete.push(path.clone()),
             Look::Other => done.moved = true,
             Look::Large => done.grown.push(at),
-            Look::Content { meta, .. } if self.max_file_bytes.is_some_and(|max| meta.size > max) => {
-                done.incomplete.push(path.clone());
+            Look::Content { meta, .. } if self.doubtful(path, &meta, &buffer[..meta.size as usize]) => {
+                done.doubtful.push(path.clone());
             }
+            Look::Content { meta, .. } if self.too_large(path, &meta) => done.incomplete.push(path.clone()),
             Look::Content { meta, moved } => {
                 done.moved |= moved;
                 let content = &buffer[..meta.size as usize];
@@ -188,11 +191,32 @@ impl<'a> Worker<'a> {
         Ok(())
     }
 
+    /// The index's entry, if it is only to be carried and its metadata show no change.
+    fn carried(&self, path: &[u8], meta: &Meta) -> Option<&'a Node> {
+        let same = |n: &&Node| {
+            let Meta { mode, size, mtime, ctime, ino, .. } = n.meta;
+            (mode, size, mtime, ctime, ino) == (meta.mode, meta.size, meta.mtime, meta.ctime, meta.ino)
+        };
+        self.scan.carry.untouched(path).then(|| self.tree.get(path)).flatten().filter(same)
+    }
+
+    fn doubtful(&self, path: &[u8], meta: &Meta, content: &[u8]) -> bool {
+        self.carried(path, meta).is_some_and(|node| match node.body {
+            Body::Large(_) => node.digest != block::whole(meta.size, content.chunks(BLOCK).map(block::digest)),
+            _ => node.digest != block::digest(content),
+        })
+    }
+
+    fn too_large(&self, path: &[u8], meta: &Meta) -> bool {
+        // What is stored already may be carried, whatever the limit is now.
+        self.max_file_bytes.is_some_and(|max| meta.size > max) && self.carried(path, meta).is_none()
+    }
+
     fn link(&mut self, path: &[u8], meta: Meta, target: &[u8]) {
         let tree = self.tree;
         let digest = block::digest(target);
         let old = tree.get(path).filter(|n| n.body == Body::Link && n.digest == digest);
-        if old.is_some_and(|n| n.meta.mtime == meta.mtime) {
+        if old.is_some_and(|n| n.meta.mtime == meta.mtime && !self.scan.carry.holds(n.segment)) {
             return self.change(path, Op::Refresh(meta));
         }
         self.record(Record::Link { path, mtime: meta.mtime, target });
@@ -200,12 +224,12 @@ impl<'a> Worker<'a> {
     }
 
     fn small(&mut self, path: &[u8], meta: Meta, content: &[u8]) {
-        let tree = self.tree;
+        let (tree, carry) = (self.tree, &self.scan.carry);
         let digest = block::digest(content);
         let Meta { mode, mtime, size, .. } = meta;
         match tree.get(path) {
-            Some(n) if n.body == Body::Small && n.digest == digest && n.meta.size == size => {
-                if (n.meta.mode, n.meta.mtime) == (mode, mtime) {
+            Some(n) if n.body == Body::Small && n.digest == digest && n.meta.size == size && !carry.holds(n.segment) => {
+                if (n.meta.mode, n.meta.mtime) == (mode, mtime) && !carry.holds(n.meta_segment) {
                     return self.change(path, Op::Refresh(meta));
                 }
                 self.record(Record::Attr { path, mode, mtime });
@@ -220,7 +244,7 @@ impl<'a> Worker<'a> {
 
     /// A file of more than one block that is read whole.
     fn medium(&mut self, path: &[u8], meta: Meta, content: &[u8]) {
-        let tree = self.tree;
+        let (tree, carry) = (self.tree, &self.scan.carry);
         let old = tree.get(path);
         let known: &[Block] = match old.map(|n| &n.body) {
             Some(Body::Large(blocks)) => blocks,
@@ -230,8 +254,10 @@ impl<'a> Worker<'a> {
         let start = self.raw.len();
         let Meta { mode, mtime, size, .. } = meta;
         self.meta(path, &meta, fresh);
-        let stored = self.differing(content, 0, |i| known.get(i as usize).map(|b| b.digest));
-        let same_meta = old.is_some_and(|n| (n.meta.size, n.meta.mode, n.meta.mtime) == (size, mode, mtime));
+        let listed = |b: &&Block| !carry.holds(b.segment);
+        let stored = self.differing(content, 0, |i| known.get(i as usize).filter(listed).map(|b| b.digest));
+        let same_meta =
+            old.is_some_and(|n| (n.meta.size, n.meta.mode, n.meta.mtime) == (size, mode, mtime) && !carry.holds(n.meta_segment));
         if stored.is_empty() && same_meta && !fresh {
             self.raw.truncate(start);
             self.records -= 1;
@@ -283,14 +309,18 @@ impl<'a> Worker<'a> {
         }
         let have = read::fill_sparse(&source.fd, &mut buffer[..want], from).map_err(|e| Error::os(&source.path, e))?;
         let (have, short) = if have < want { (have / BLOCK * BLOCK, true) } else { (have, false) };
-        let start = self.raw.len();
+        let (start, records) = (self.raw.len(), self.records);
         self.record(source.record(first));
-        let blocks = self.differing(&buffer[..have], first, |i| source.known(i));
+        let mut blocks = self.differing(&buffer[..have], first, |i| source.known(i));
+        let doubt = blocks.iter().any(|(i, digest)| !source.expects(*i, digest));
+        if doubt {
+            blocks.clear();
+        }
         if blocks.is_empty() {
             self.raw.truncate(start);
-            self.records -= 1;
+            self.records = records;
         }
         self.buffer = buffer;
-        Ok(Found { blocks, short: short.then_some(from + have as u64) })
+        Ok(Found { blocks, short: short.then_some(from + have as u64), doubt })
     }
 }
