@@ -86,6 +86,7 @@ QUERY_COPIES: Final = "queries"
 
 # --- Object keys ---------------------------------------------------------------------------------
 _PLAIN_ID = re.compile(r"[A-Za-z0-9._-]{1,128}")
+_NUMBERED = re.compile(r"([0-9]{12,})(?:-[0-9a-f]+)?")
 
 
 def encode_id(bot_id: str) -> str:
@@ -121,6 +122,17 @@ def segments_prefix(bot_id: str) -> str:
 
 def history_key(bot_id: str, *, lineage: str, generation: int) -> str:
     return f"{encode_id(bot_id)}/history/{lineage}/{generation:012d}"
+
+
+def history_prefix(bot_id: str) -> str:
+    return f"{encode_id(bot_id)}/history/"
+
+
+def numbered(key: str) -> tuple[str, int] | None:
+    """Lineage and generation in the key of a segment or a history entry; None for a key of another form."""
+    parts = key.split("/")
+    found = _NUMBERED.fullmatch(parts[-1])
+    return (parts[-2], int(found[1])) if len(parts) == 4 and found else None
 
 
 def run_key(bot_id: str, slot: str) -> str:

@@ -11,13 +11,14 @@ import socket
 import time
 from dataclasses import replace
 
-from the0 import canonical, files, names, statehash
+from the0 import files, names, statehash
 from the0.errors import ExitCode, Fatal, Fault
 from the0.objects.store import ObjectStore, PreconditionFailed
 from the0.settings import SyncSettings
 from the0.sync.archive import ArchiveFile
 from the0.sync.commit import Committer
-from the0.sync.head import ArchiveRef, Claim, Content, Head, HeadFile, content_body, with_nonce
+from the0.sync.head import ArchiveRef, Claim, Content, Head, HeadFile, with_nonce
+from the0.sync.history import HistoryFiles
 from the0.sync.local import Origin, StateFolder
 
 
@@ -58,7 +59,7 @@ def adopt_local(settings: SyncSettings, store: ObjectStore) -> str:
         former = None
     archive_etag, _ = ArchiveFile(store, bucket=bucket, bot_id=bot_id).look()
     if former is not None and former.head.content.generation:
-        _keep_history(store, bucket, bot_id, former.head.content)
+        HistoryFiles(store, bucket=bucket, bot_id=bot_id).write(former.head.content)
     content = Content(
         lineage=secrets.token_hex(8), archive=ArchiveRef(archive_etag, 0) if archive_etag is not None else None
     )
@@ -102,8 +103,3 @@ def adopt_local(settings: SyncSettings, store: ObjectStore) -> str:
         committer.record(release=True)
         index.set_meta(replace(Origin.decode(index.meta), instances=()).encode())
     return f"The local tree of bot {bot_id} is generation {committer.content.generation} of the new lineage {content.lineage}."
-
-
-def _keep_history(store: ObjectStore, bucket: str, bot_id: str, content: Content) -> None:
-    key = names.history_key(bot_id, lineage=content.lineage, generation=content.generation)
-    store.put(bucket, key, canonical.dumps({"format": 1, "content": content_body(content)}).encode())

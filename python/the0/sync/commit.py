@@ -1,4 +1,5 @@
-"""A commit: what changed becomes segments, the segments are stored, then HEAD moves. Two PUTs where little changed.
+"""A commit: what changed becomes segments, the segments are stored, then HEAD moves. Two PUTs where little changed, three where it
+also cleans (`cleaning`).
 
 What was sent is written down in the index first (`stage`), so that after any interruption it is known whether HEAD holds it.
 As long as the outcome of a swap is unknown, nothing else is sent than that very swap again.
@@ -7,6 +8,7 @@ As long as the outcome of a swap is unknown, nothing else is sent than that very
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
@@ -14,12 +16,16 @@ from the0 import names, statehash
 from the0.errors import ExitCode, Permanent
 from the0.objects.store import ObjectStore
 from the0.settings import SyncSettings
-from the0.sync import lease
+from the0.sync import cleaning, lease
+from the0.sync.cleaning import Bounds, Held
 from the0.sync.head import ArchiveRef, Conflict, Content, Head, HeadFile, SegmentRef, Stored, decode, with_nonce
+from the0.sync.history import HistoryFiles
 from the0.sync.lanes import Lane
 from the0.sync.local import Origin, StateFolder
 
 SDK_PREFIX = names.SDK_STATE_DIR.encode()
+SPARED_S = 600.0
+"""For how long a segment that could not be carried whole is not chosen again."""
 
 
 class Fenced(Exception):
@@ -36,6 +42,8 @@ class Committed:
     touched_sdk: bool = False
     incomplete: tuple[str, ...] = ()
     specials: tuple[str, ...] = ()
+    dropped: int = 0
+    """Segments that HEAD no longer lists."""
 
 
 class OverLimit(Permanent):
@@ -56,6 +64,7 @@ class Committer:
         stored: Stored,
         max_bytes: int,
         max_file_bytes: int | None,
+        bounds: Bounds | None = None,
     ) -> None:
         self.stored = stored
         self.index = index
@@ -68,6 +77,9 @@ class Committer:
         self._instance = stored.head.claim.instance
         self._max_bytes = max_bytes
         self._max_file_bytes = max_file_bytes
+        self._bounds = bounds or Bounds()
+        self._history = HistoryFiles(store, bucket=bucket, bot_id=bot_id)
+        self._spared: dict[str, float] = {}
 
     @classmethod
     def of(
@@ -119,19 +131,26 @@ class Committer:
                 f"generation {self.content.generation} stays the last one stored; make it smaller or raise the limit.",
                 code=ExitCode.STATE_LIMIT,
             )
+        carried = self._to_carry()
+        if carried:
+            scan = scan.carry(self.index, carried)
         pack = statehash.Pack(self._folder.root_fd, self.index, scan, max_file_bytes=self._max_file_bytes)
         generation = self.content.generation + 1
         refs = self._upload(pack, generation, between)
+        dropped = pack.dropped
+        now_s = time.monotonic()
+        self._spared.update((key, now_s + SPARED_S) for key in set(carried) - set(dropped))
         outcome = Committed(
-            generation=generation if refs else None,
+            generation=generation if refs or dropped else None,
             segments=len(refs),
             stored_bytes=sum(ref.bytes for ref in refs),
             touched_sdk=bool(refs) and pack.touches(SDK_PREFIX),
             incomplete=tuple(os.fsdecode(path) for path in pack.incomplete),
             specials=tuple(os.fsdecode(path) for path in scan.specials),
+            dropped=len(dropped),
         )
-        if refs:
-            self._send(pack, refs, outcome, imported_etag)
+        if refs or dropped:
+            self._send(pack, refs, dropped, outcome, imported_etag)
         else:
             self.index.stage(pack, [], self.index.meta)
             self.index.confirm(self.index.meta)
@@ -192,6 +211,13 @@ class Committer:
         if now is None or now.etag != self.stored.etag:
             self._rebase(now)
 
+    def _to_carry(self) -> list[str]:
+        """Keys of the segments that this commit also carries and drops."""
+        now_s = time.monotonic()
+        self._spared = {key: until_s for key, until_s in self._spared.items() if until_s > now_s}
+        held = [Held(key, stored, live) for key, _, stored, live in self.index.segments()]
+        return list(cleaning.choose(held, bounds=self._bounds, spared=self._spared))
+
     def _upload(self, pack: statehash.Pack, generation: int, between: Callable[[], None] | None) -> list[SegmentRef]:
         refs: list[SegmentRef] = []
         with Lane("upload") as lane:
@@ -206,14 +232,25 @@ class Committer:
         return refs
 
     def _send(
-        self, pack: statehash.Pack, refs: list[SegmentRef], outcome: Committed, imported_etag: str | None
+        self,
+        pack: statehash.Pack,
+        refs: list[SegmentRef],
+        dropped: list[str],
+        outcome: Committed,
+        imported_etag: str | None,
     ) -> None:
+        gone = frozenset(dropped)
+        if gone:
+            # What is no longer listed then stays restorable by this, until `sweep` finds it too old.
+            self._history.write(self.content)
         while True:
             former = self.stored.head
+            generation = former.content.generation + 1
             content = replace(
                 former.content,
-                generation=former.content.generation + 1,
-                segments=(*former.content.segments, *refs),
+                generation=generation,
+                segments=(*(ref for ref in former.content.segments if ref.key not in gone), *refs),
+                since=generation if gone else former.content.since,
                 cut=not pack.moved,
                 stale=(),
                 incomplete=outcome.incomplete,

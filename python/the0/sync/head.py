@@ -38,7 +38,8 @@ class ArchiveRef:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Content:
     """One generation. `tombstone` names the lineage of a removed bot: this very lineage (the bot is removed) or
-    the one that this lineage began over."""
+    the one that this lineage began over. `since`: the last generation that dropped segments; from there on, each one is
+    a beginning of the list."""
 
     lineage: str
     generation: int = 0
@@ -48,6 +49,7 @@ class Content:
     incomplete: tuple[str, ...] = ()
     archive: ArchiveRef | None = None
     tombstone: str | None = None
+    since: int = 0
 
     @property
     def removed(self) -> bool:
@@ -157,12 +159,7 @@ def decode(data: bytes, *, bot_id: str) -> Head:
         told = body.pop("self_digest", None)
         if told != statehash.digest(canonical.dumps(body).encode()):
             raise ValueError("its digest does not match its bytes")
-        head = _parse(body)
-        prefix = names.segments_prefix(bot_id)
-        for segment in head.content.segments:
-            if not segment.key.startswith(prefix):
-                raise ValueError(f"it names the segment {clip(segment.key)} of another bot")
-        return head
+        return _parse(body, bot_id)
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as reason:
         raise Permanent(
             f"HEAD of bot {bot_id} cannot be used ({clip(str(reason))}): nothing was started or changed; put a good copy of "
@@ -184,7 +181,30 @@ def content_body(content: Content) -> dict[str, Any]:
         body["archive"] = {"etag": content.archive.etag, "generation": content.archive.generation}
     if content.tombstone is not None:
         body["tombstone"] = content.tombstone
+    if content.since:
+        body["since"] = content.since
     return body
+
+
+def read_content(body: dict[str, Any], *, bot_id: str) -> Content:
+    """What `content_body` wrote. Raises ValueError, KeyError, TypeError or AttributeError for anything else."""
+    archive = body.get("archive")
+    content = Content(
+        lineage=_text(body["lineage"]),
+        generation=_number(body["generation"]),
+        segments=tuple(SegmentRef(_text(s["key"]), _text(s["digest"]), _number(s["bytes"])) for s in body["segments"]),
+        cut=_truth(body["cut"]),
+        stale=tuple(_text(path) for path in body["stale"]),
+        incomplete=tuple(_text(path) for path in body["incomplete"]),
+        archive=ArchiveRef(_text(archive["etag"]), _number(archive["generation"])) if archive else None,
+        tombstone=_text(body["tombstone"]) if "tombstone" in body else None,
+        since=_number(body.get("since", 0)),
+    )
+    prefix = names.segments_prefix(bot_id)
+    for segment in content.segments:
+        if not segment.key.startswith(prefix):
+            raise ValueError(f"it names the segment {clip(segment.key)} of another bot")
+    return content
 
 
 def _body(head: Head) -> dict[str, Any]:
@@ -210,22 +230,11 @@ def _check_format(body: dict[str, Any], bot_id: str) -> None:
         )
 
 
-def _parse(body: dict[str, Any]) -> Head:
-    content, claim = body["content"], body["claim"]
-    archive, importing = content.get("archive"), claim.get("import")
+def _parse(body: dict[str, Any], bot_id: str) -> Head:
+    claim = body["claim"]
+    importing = claim.get("import")
     return Head(
-        content=Content(
-            lineage=_text(content["lineage"]),
-            generation=_number(content["generation"]),
-            segments=tuple(
-                SegmentRef(_text(s["key"]), _text(s["digest"]), _number(s["bytes"])) for s in content["segments"]
-            ),
-            cut=_truth(content["cut"]),
-            stale=tuple(_text(path) for path in content["stale"]),
-            incomplete=tuple(_text(path) for path in content["incomplete"]),
-            archive=ArchiveRef(_text(archive["etag"]), _number(archive["generation"])) if archive else None,
-            tombstone=_text(content["tombstone"]) if "tombstone" in content else None,
-        ),
+        content=read_content(body["content"], bot_id=bot_id),
         claim=Claim(
             epoch=_number(claim["epoch"]),
             holder=_text(claim["holder"]),
