@@ -15,6 +15,8 @@ from world import Host, Tree, World, every_kill, write_tree
 
 from the0 import names
 from the0.objects.store import ObjectStore
+from the0.sync.cleaning import Bounds
+from the0.sync.sweep import Limits, Swept
 
 SDK = f"{names.SDK_STATE_DIR}/cash.json"
 ONE: dict[str, bytes | None] = {"a": b"1", "f/big": b"x" * 200_000, SDK: b"1"}
@@ -84,6 +86,106 @@ def test_commit(world: World, here: Host, record_property: Callable[[str, object
     count = each_kill(world, prepare, lambda store: world.commit(here, store=store), then)
     record_property("kills", count)
     assert count > 5
+
+
+FEW = Bounds(listed=5)
+ALL = Limits(age_s=-1.0)
+"""Sweeps what is young, too."""
+
+
+def many_commits(world: World, host: Host, count: int, *, bounds: Bounds | None = None) -> dict[int, Tree]:
+    """Small commits after `ran_before`, a hot file among them; the tree of each generation."""
+    trees = {1: host.tree}
+    for number in range(2, count + 2):
+        write_tree(host.state, {"hot": b"%d" % number, f"f/{number}": b"x"})
+        done = world.commit(host, bounds=bounds)
+        assert done.generation == number
+        trees[number] = host.tree
+    return trees
+
+
+def every_generation_comes_back(world: World, trees: dict[int, Tree]) -> None:
+    """Those that are kept: the newest, the oldest, and those beside which something was dropped."""
+    kept = [one.generation for one in world.history.kept(world.head.content)]
+    ends = {names.numbered(info.key)[1] for info in world.history.list()}  # type: ignore[index]
+    for generation in {kept[0], kept[-1], *(ends & set(kept))}:
+        assert world.stored_tree(world.history.content_at(world.head.content, generation)) == trees[generation]
+
+
+def test_commit_that_cleans(world: World, here: Host, record_property: Callable[[str, object], None]) -> None:
+    trees: dict[int, Tree] = {}
+
+    def prepare() -> None:
+        ran_before(world, here)
+        trees.clear()
+        trees.update(many_commits(world, here, 4))
+        write_tree(here.state, TWO)
+        trees[6] = here.tree
+
+    def then(step: int) -> None:
+        generation = world.head.content.generation
+        assert generation in (5, 6)
+        assert len(world.head.content.segments) == (5 if generation == 5 else 1)
+        assert world.stored_tree() == trees[generation], "one of the two generations, whole"
+        every_generation_comes_back(world, trees)
+        there = world.host("there")
+        assert world.start(there).wait_s > 0
+        assert there.tree == trees[generation]
+        shutil.rmtree(there.state)
+        assert world.start(here).how == "kept", f"step {step}: the live tree is HEAD's or ahead of it"
+        assert here.tree == trees[6]
+        done = world.commit(here, bounds=FEW)
+        assert (done.generation is None) == (generation == 6), f"step {step}: what was stored is not stored again"
+        assert len(world.head.content.segments) == 1
+        assert {one.generation for one in world.history.kept(world.head.content)} == set(range(1, 7))
+        world.sweep(limits=ALL)
+        every_generation_comes_back(world, trees)
+        assert world.stored_tree() == trees[6]
+        world.check()
+
+    count = each_kill(world, prepare, lambda store: world.commit(here, store=store, bounds=FEW), then)
+    record_property("kills", count)
+    assert count > 7
+
+
+def test_sweep(world: World, here: Host, record_property: Callable[[str, object], None]) -> None:
+    trees: dict[int, Tree] = {}
+
+    def prepare() -> None:
+        ran_before(world, here)
+        trees.clear()
+        trees.update(many_commits(world, here, 13, bounds=FEW))
+        assert len(world.history.list()) > 1
+        # What a commit leaves that was cut off.
+        world.store.put(
+            world.buckets.state,
+            names.segment_key(world.bot_id, lineage=world.head.content.lineage, generation=3, digest="0" * 64),
+            b"x",
+        )
+
+    def sweep(store: ObjectStore) -> None:
+        world.sweep(store=store, limits=tight, live_bytes=0)
+
+    tight = Limits(age_s=-1.0, floor_bytes=3_000)
+
+    def then(step: int) -> None:
+        assert world.stored_tree() == trees[14]
+        world.start(here)
+        sweep(world.store)
+        assert world.sweep(limits=tight, live_bytes=0) == Swept(), "the first one left nothing to do"
+        kept = [one.generation for one in world.history.kept(world.head.content)]
+        assert kept == sorted(kept, reverse=True)
+        assert 1 < len(kept) < 14, f"step {step}"
+        every_generation_comes_back(world, trees)
+        named = {ref.key for ref in world.head.content.segments}
+        for info in world.history.list():
+            entry = world.history.read(info.key)
+            assert entry is not None
+            named |= {ref.key for ref in entry.segments}
+        assert world.segment_keys() == named
+        world.check()
+
+    record_property("kills", each_kill(world, prepare, sweep, then))
 
 
 def test_claim_of_a_tree_that_stays(world: World, here: Host, record_property: Callable[[str, object], None]) -> None:

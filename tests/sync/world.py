@@ -19,12 +19,16 @@ from typing import Any
 from the0 import files, names
 from the0.objects.credentials import StoreSettings
 from the0.objects.store import Bytes, Object, ObjectInfo, ObjectStore
-from the0.settings import Buckets, Limits, Paths, Policies, SyncSettings
+from the0.settings import Buckets, Paths, Policies, SyncSettings
+from the0.settings import Limits as SizeLimits
+from the0.sync.cleaning import Bounds
 from the0.sync.commit import Committed, Committer
-from the0.sync.head import Head, HeadFile
+from the0.sync.head import Content, Head, HeadFile
+from the0.sync.history import HistoryFiles
 from the0.sync.local import Origin, StateFolder
 from the0.sync.restore import restore
 from the0.sync.start import Started, start
+from the0.sync.sweep import Limits, Sweeper, Swept
 from the0.sync.verify import verify
 
 Tree = dict[bytes, tuple[str, bytes]]
@@ -93,14 +97,14 @@ class World:
     bot_id: str = "bot-1"
     clock: int = 0
 
-    def host(self, name: str = "here", *, limits: Limits | None = None, policies: Policies | None = None) -> Host:
+    def host(self, name: str = "here", *, limits: SizeLimits | None = None, policies: Policies | None = None) -> Host:
         root = self.base / name
         return Host(
             SyncSettings(
                 bot_id=self.bot_id,
                 store=StoreSettings(folder=str(self.base / "store")),
                 buckets=self.buckets,
-                limits=limits or Limits(),
+                limits=limits or SizeLimits(),
                 policies=policies or Policies(),
                 paths=Paths(
                     code=str(root / "code"),
@@ -121,18 +125,36 @@ class World:
     ) -> Started:
         return start(host.settings, store or self.store, instance=instance or self.instance(), ended=ended)
 
-    def committer(self, host: Host, folder: StateFolder, *, store: ObjectStore | None = None) -> Committer:
+    def committer(
+        self, host: Host, folder: StateFolder, *, store: ObjectStore | None = None, bounds: Bounds | None = None
+    ) -> Committer:
         """As the daemon has it: of the claim that HEAD carries."""
         stored = HeadFile(store or self.store, bucket=self.buckets.state, bot_id=self.bot_id).read()
         assert stored is not None
         index = folder.open_index()
         assert index is not None
-        return Committer.of(host.settings, store or self.store, folder=folder, index=index, stored=stored)
+        return Committer.of(
+            host.settings, store or self.store, folder=folder, index=index, stored=stored, bounds=bounds
+        )
 
-    def commit(self, host: Host, *, store: ObjectStore | None = None) -> Committed:
+    def commit(self, host: Host, *, store: ObjectStore | None = None, bounds: Bounds | None = None) -> Committed:
         with StateFolder(host.settings.paths.state) as folder:
-            committer = self.committer(host, folder, store=store)
+            committer = self.committer(host, folder, store=store, bounds=bounds)
             return committer.commit(committer.scan())
+
+    def sweep(
+        self, *, store: ObjectStore | None = None, limits: Limits | None = None, live_bytes: int = 1 << 30
+    ) -> Swept:
+        """As the holder does it that HEAD names."""
+        claim = self.head.claim
+        return Sweeper(
+            store or self.store,
+            bucket=self.buckets.state,
+            bot_id=self.bot_id,
+            epoch=claim.epoch,
+            instance=claim.instance,
+            limits=limits,
+        ).sweep(live_bytes=live_bytes, stop=threading.Event())
 
     def release(self, host: Host) -> None:
         with StateFolder(host.settings.paths.state) as folder:
@@ -144,14 +166,21 @@ class World:
         assert stored is not None
         return stored.head
 
-    def stored_tree(self) -> Tree:
-        """What HEAD's generation restores to, on a host of its own."""
+    @property
+    def history(self) -> HistoryFiles:
+        return HistoryFiles(self.store, bucket=self.buckets.state, bot_id=self.bot_id)
+
+    def segment_keys(self) -> set[str]:
+        return {info.key for info in self.store.list(self.buckets.state, names.segments_prefix(self.bot_id))}
+
+    def stored_tree(self, content: Content | None = None) -> Tree:
+        """What HEAD's generation, or that content, restores to, on a host of its own."""
         self.clock += 1
         path = self.base / f"restored-{self.clock}"
         with StateFolder(str(path)) as folder:
             restore(
                 folder,
-                self.head.content,
+                content or self.head.content,
                 store=self.store,
                 bucket=self.buckets.state,
                 bot_id=self.bot_id,

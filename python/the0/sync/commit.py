@@ -90,6 +90,7 @@ class Committer:
         folder: StateFolder,
         index: statehash.Index,
         stored: Stored,
+        bounds: Bounds | None = None,
     ) -> Committer:
         """Of the bot that the settings name, within its limits."""
         return cls(
@@ -101,11 +102,16 @@ class Committer:
             stored=stored,
             max_bytes=settings.limits.state_bytes,
             max_file_bytes=settings.limits.left_out_over_bytes,
+            bounds=bounds,
         )
 
     @property
     def content(self) -> Content:
         return self.stored.head.content
+
+    def live_bytes(self) -> int:
+        """Stored bytes that still count."""
+        return sum(live for _, _, _, live in self.index.segments())
 
     def scan(self) -> statehash.Scan:
         return statehash.scan(self._folder.root_fd, self.index)

@@ -21,6 +21,7 @@ from the0.sync.commit import SDK_PREFIX, Committed, Committer, Fenced, OverLimit
 from the0.sync.head import HeadFile
 from the0.sync.local import Origin, StateFolder
 from the0.sync.logs import LogShipper
+from the0.sync.sweep import Sweeper, Sweeping
 from the0.sync.table import FAILING_S
 
 TICK_S = 1.0
@@ -68,6 +69,17 @@ class Keeper:
         archived = committer.content.archive
         self._archive_due = (archived.generation if archived else 0) < committer.content.generation
         self._base_checked = False
+        claim = committer.stored.head.claim
+        self._sweeping = Sweeping(
+            Sweeper(
+                store,
+                bucket=settings.buckets.state,
+                bot_id=settings.bot_id,
+                epoch=claim.epoch,
+                instance=claim.instance,
+            ),
+            say=say,
+        )
         self._archived_s = now_s
         self._looked_s = now_s
         self._next_look_s = now_s + lease.LOOK_S
@@ -88,6 +100,7 @@ class Keeper:
             if now_s >= self._next_try_s:
                 self._commit(scan, between=lambda: self._glance(now_s + time.monotonic() - really_s))
                 self._publish(now_s, at_most_every_s=ARCHIVE_EVERY_S)
+                self._sweeping.tend(now_s, live_bytes=self._committer.live_bytes)
         except Fault as reason:
             trouble = reason
         except OSError as reason:
@@ -114,6 +127,7 @@ class Keeper:
                 if self._said.over_limit:
                     raise Fatal("it is over MAX_STATE_SIZE_MB.", code=ExitCode.STATE_LIMIT)
                 self._publish(now_s(), at_most_every_s=0.0)
+                self._sweeping.finish(live_bytes=self._committer.live_bytes)
                 return
             except Unavailable:
                 if now_s() >= deadline_s:
@@ -164,6 +178,8 @@ class Keeper:
             return
         self._within_limit()
         self._tell(done)
+        if done.generation is not None:
+            self._sweeping.note(dropped=done.dropped)
         if done.touched_sdk:
             self._archive_due = True
         if done.stored_bytes > _WORTH_TRIMMING_BYTES:

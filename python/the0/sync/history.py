@@ -86,7 +86,9 @@ class HistoryFiles:
         infos = sorted(self.list(), key=lambda info: by_age(info, head.lineage), reverse=True)
         for info in infos:
             entry = self.read(info.key)
-            if entry is not None and not (entry.lineage == head.lineage and entry.generation >= head.since):
+            if entry is None or (entry.lineage == head.lineage and entry.generation >= head.since):
+                continue  # gone, or HEAD's own list gives the same
+            if all(ref.key in stored_s for ref in entry.segments):
                 yield from _generations(entry, stored_s)
 
 
