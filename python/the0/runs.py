@@ -27,7 +27,8 @@ KEPT_S: Final = 30 * 86400
 _FOLD_LATER_S: Final = 86400
 """Clocks differ: a record stays for a day longer than its slot can be claimed."""
 _SLOT: Final = "%Y%m%dT%H%M%SZ"
-_MANUAL: Final = "-manual"
+MANUAL: Final = "-manual"
+"""Ends the slot of a run that a person asked for."""
 _MOMENTS: Final = ("claimed_s", "start_s", "end_s")
 
 
@@ -69,7 +70,7 @@ class Run:
 
     @property
     def manual(self) -> bool:
-        return self.slot.endswith(_MANUAL)
+        return self.slot.endswith(MANUAL)
 
     @property
     def is_open(self) -> bool:
@@ -173,7 +174,7 @@ class Runs:
         for slot in self._slots(bot_id, since_s=first_s):
             if slot_s(slot) > last_s:
                 break
-            if not slot.endswith(_MANUAL):
+            if not slot.endswith(MANUAL):
                 found.add(slot_s(slot))
         return found
 
@@ -286,12 +287,12 @@ def check(store: ObjectStore, *, bucket: str, bot_id: str, slot: str, token: str
 
 
 def slot_name(moment_s: int, *, manual: bool = False) -> str:
-    return datetime.fromtimestamp(moment_s, UTC).strftime(_SLOT) + (_MANUAL if manual else "")
+    return datetime.fromtimestamp(moment_s, UTC).strftime(_SLOT) + (MANUAL if manual else "")
 
 
 def slot_s(slot: str) -> int:
     """Unix seconds. ValueError where this is no slot."""
-    return int(datetime.strptime(slot.removesuffix(_MANUAL), _SLOT).replace(tzinfo=UTC).timestamp())
+    return int(datetime.strptime(slot.removesuffix(MANUAL), _SLOT).replace(tzinfo=UTC).timestamp())
 
 
 def is_slot(text: str) -> bool:
