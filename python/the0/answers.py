@@ -24,12 +24,12 @@ class AnswerTooLarge(NoAnswer):
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """`text` is the JSON object as it came, without what stood around it; `value` is the same, read."""
+    """`status` is HTTP's, 200 where there was none; `text` is the JSON object as it came, without what stood around it;
+    `value` is the same, read."""
 
+    status: int
     text: str
     value: dict[str, Any]
-    status: int = 200
-    """Of HTTP."""
 
 
 def parsed(body: bytes, *, status: int = 200) -> Answer:

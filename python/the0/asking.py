@@ -17,6 +17,19 @@ from the0 import canonical
 from the0.answers import ANSWER_BYTES, Answer, AnswerTooLarge, NoAnswer, parsed
 from the0.errors import ExitCode, Permanent, Transient, clip
 
+__all__ = [
+    "ANSWER_BYTES",
+    "Answer",
+    "AnswerTooLarge",
+    "NoAnswer",
+    "NotListening",
+    "TooLate",
+    "ask",
+    "request",
+    "slashed",
+    "target",
+]
+
 ONE_READ_BYTES = 4000
 """What a server that reads once gets for sure; a larger question goes without its body."""
 HEAD_BYTES = 64 << 10
