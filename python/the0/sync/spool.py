@@ -11,6 +11,7 @@ is dropped and put into `problems`, for the log.
 
 from __future__ import annotations
 
+import errno
 import os
 import re
 import stat
@@ -94,7 +95,7 @@ class Spool:
             if self._fd >= 0:
                 return
             self.close()
-            self._folder = _open_folder(self._path)
+            self._folder = self._open_own_folder()
             names = self._scan()
             if _OPEN not in names and _NEXT in names:
                 os.rename(_NEXT, _OPEN, src_dir_fd=self._folder, dst_dir_fd=self._folder)
@@ -196,6 +197,24 @@ class Spool:
 
     # --- parts -------------------------------------------------------------------------------------
 
+    def _open_own_folder(self) -> int:
+        try:
+            return _open_folder(self._path)
+        except OSError as reason:
+            if reason.errno not in (errno.ELOOP, errno.ENOTDIR):
+                raise
+        # A bot put something else there; lines that it does not let us keep cannot be shipped, those to come can.
+        self.problems.append("the log spool was replaced: lines in it are lost")
+        reserved_path, name = os.path.split(self._path)
+        state_path, reserved_name = os.path.split(reserved_path)
+        with files.folder(state_path) as state:
+            reserved = files.open_folder_beneath(state, reserved_name)
+            try:
+                files.remove_tree(reserved, name)
+            finally:
+                os.close(reserved)
+        return _open_folder(self._path)
+
     def _scan(self) -> set[str]:
         found: set[str] = set()
         with os.scandir(self._folder) as entries:
@@ -252,7 +271,7 @@ class Spool:
             os.close(self._folder)
             self._folder = -1
             self._sizes = {}
-            self._folder = _open_folder(self._path)
+            self._folder = self._open_own_folder()
             fd = files.open_beneath(self._folder, name, flags, mode=0o600)
         try:
             encoded = record.encode()

@@ -1,0 +1,103 @@
+"""Bots that look for credentials: in processes, descriptors, core files and the store."""
+
+from __future__ import annotations
+
+import resource
+
+import pytest
+
+from hostile.yard import Yard, honest
+from the0.privacy import shared_environment
+
+OURS = ("supervisor", "sync", "sync again")
+
+
+@pytest.mark.attack(
+    "environ, argv, mem, maps, fd, root, ptrace, process_vm_readv, pidfd_getfd of every process it sees; the same with all "
+    "capabilities of a user namespace; a core file (`ulimit -c`, prlimit of our processes); inherited descriptors; the store "
+    "without a key",
+    "Permission denied by the kernel, for the supervisor, the sync process and the one forked after it; no core file; three "
+    "descriptors: /dev/null and its own pipe; 403",
+)
+def test_looking_into_processes(yard: Yard) -> None:
+    ended = yard.run("look.py")
+    honest(ended, by="bot", code=0)
+    found = yard.findings
+    assert found["itself"] == dict.fromkeys(("environ", "maps", "mem", "fd"), "allowed"), "the looking itself works"
+    for who in OURS:
+        assert found[who] == {}, who
+    assert found["in a user namespace"].endswith(", {})"), found["in a user namespace"]
+    fds = found["descriptors"]
+    assert set(fds) == {"0", "1", "2"}, fds
+    assert (fds["0"], fds["1"][:5], fds["2"]) == ("/dev/null", "pipe:", fds["1"])
+    assert set(found["store"]) == {403}
+    assert found["core"].startswith("refused") or resource.getrlimit(resource.RLIMIT_CORE)[1] == 0
+    assert found["core files"] == []
+    yard.no_secret(ended)
+    assert yard.next_start(anew=True)["kept"] == 1
+
+
+@pytest.mark.attack(
+    "the sync process killed again and again, and whatever takes its place read from its first moment (environ, mem, maps, "
+    "descriptors) in a tight loop",
+    "none of thousands of opens succeeded: the new one is forked, never exec'd, and closed from birth; the bot runs on, state is "
+    "kept; more than 8 kills in a minute end the bot with 216",
+)
+def test_racing_the_respawn(yard: Yard) -> None:
+    ended = yard.run("race.py", kills=4)
+    honest(ended, by="bot", code=0)
+    found = yard.findings
+    assert (found["killed"], found["opened"], found["last"]) == (4, [], "the0-sync")
+    assert found["seen"] >= 3, "the race was run"
+    assert found["tries"] > 1000
+    assert yard.next_start(anew=True)["kept"] == 1
+
+
+@pytest.mark.attack(
+    "sitecustomize, usercustomize, .pth, pyvenv.cfg, modules named like ours and the library's, PYTHONSTARTUP, shell profiles, "
+    ".aws, .netrc, programs named python3, node, sh, in /bot, HOME, state, logs, the run folder, for the respawned sync and the "
+    "next start",
+    "code ran in the bot's own process only, which sees no credential",
+)
+def test_planting_code(yard: Yard) -> None:
+    ended = yard.run("plant.py")
+    honest(ended, by="bot", code=0)
+    assert yard.findings["respawned"]
+    yard.no_secret(ended)
+    place = yard.place
+    # As if the engine had the folders in its own environment; the code's folder stays what the bot made of it.
+    place.env |= {
+        "HOME": str(place.code),
+        "PYTHONSTARTUP": f"{place.code}/.pythonrc",
+        "NODE_OPTIONS": f"--require {place.code}/.node_modules/trap.js",
+        "PYTHONPATH": str(place.state),
+        "PYTHONHOME": str(place.state),
+        "PYTHONUSERBASE": f"{place.code}/.local",
+    }
+    place.popen = {**place.popen}
+    place.env["CODE_FILE"] = ""
+    (place.code / "main.py").write_text("print('planted and started')\n")
+    again = place.start().end()
+    honest(again, by="bot", code=0)
+    assert "planted and started" in again.out
+    sprung = list((place.state / "traps").glob("sprung-*"))
+    yard.no_secret(again)
+    for path in sprung:
+        assert "wrappers/python.py" in (told := path.read_text()) or "main.py" in told, told[:300]
+
+
+@pytest.mark.parametrize(
+    ("proxy", "seen"),
+    [
+        ("http://h:1", "http://h:1"),
+        ("http://user:p@h:1", "http://h:1"),
+        ("http://user:p@ss@h:1/", "http://h:1/"),
+        ("socks5h://user@h", "socks5h://h"),
+        ("user:p@h:1", "h:1"),
+        ("user:x://y@h:1", "h:1"),
+        ("h:3128", "h:3128"),
+    ],
+)
+def test_proxies_go_to_bots_without_passwords(proxy: str, seen: str) -> None:
+    for name in ("http_proxy", "HTTPS_PROXY", "ALL_PROXY"):
+        assert shared_environment({name: proxy, "PATH": "/bin"}) == {name: seen, "PATH": "/bin"}
