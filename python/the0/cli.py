@@ -128,6 +128,8 @@ def _others(argv: Sequence[str]) -> int:
 def _parser() -> argparse.ArgumentParser:
     import argparse
 
+    from the0.orchestrate import command_line
+
     class Parser(argparse.ArgumentParser):
         def error(self, message: str) -> None:  # type: ignore[override]
             self.exit(USAGE, f"the0: {message}: `{self.prog} --help` says more.\n")
@@ -148,10 +150,11 @@ def _parser() -> argparse.ArgumentParser:
     logs.add_argument("bot_id", metavar="BOT")
     logs.add_argument("--since", metavar="D", help="only the last 90 (seconds), 30s, 5m, 1h30m")
     logs.add_argument("--tail", type=_count, metavar="N", help="only the last N lines")
+    logs.add_argument("-f", "--follow", action="store_true", help="go on with what comes, until interrupted")
+    logs.add_argument("--grep", metavar="X", help="only lines that this regular expression finds")
     logs.add_argument("--json", action="store_true", help="as they are stored")
+    command_line.add_data(logs)
     logs.set_defaults(run=_logs)
-
-    from the0.orchestrate import command_line
 
     command_line.add_commands(commands, os.environ)
     _add_up(commands.add_parser("up", help="the platform on this machine, in the foreground, with nothing to install"))
@@ -228,6 +231,10 @@ def _settings(arguments: argparse.Namespace, *, interval: str | None = None) -> 
     from the0.execute import configuration
 
     environ = dict(configuration.resolved(os.environ))
+    if hasattr(arguments, "data"):
+        from the0.orchestrate import command_line
+
+        environ = command_line.bot_environ(environ, data=arguments.data, bot_id=arguments.bot_id)
     for flag, variable in (
         ("state_path", names.STATE_PATH),
         ("logs_path", names.LOGS_PATH),
@@ -298,6 +305,8 @@ def _up(arguments: argparse.Namespace) -> int:
 
 
 def _add_state(commands: argparse._SubParsersAction[Any]) -> None:
+    from the0.orchestrate import command_line
+
     for name, what in (
         ("show", "the stored generation, its claim, and what lies on this disk"),
         ("ls", "the files of the stored generation"),
@@ -307,7 +316,8 @@ def _add_state(commands: argparse._SubParsersAction[Any]) -> None:
     ):
         parser = commands.add_parser(name, help=what, description=what)
         parser.add_argument("bot_id", metavar="BOT")
-        parser.add_argument("--state-path", help="default: STATE_PATH, /state")
+        parser.add_argument("--state-path", help="default: the platform's, or STATE_PATH, /state")
+        command_line.add_data(parser)
         if name == "adopt":
             side = parser.add_mutually_exclusive_group(required=True)
             side.add_argument("--local", dest="side", action="store_const", const="local", help="this disk is right")
@@ -338,23 +348,33 @@ def _logs(arguments: argparse.Namespace) -> int:
 
     from the0 import durations
     from the0.errors import ExitCode, Fatal
-    from the0.sync import log_reader
+    from the0.sync import log_follow, log_reader
 
+    flag = "--since"
     try:
         since_s = None if arguments.since is None else time.time() - durations.parse_s(arguments.since)
+        flag = "--grep"
+        keep = None if arguments.grep is None else log_reader.matcher(arguments.grep)
     except ValueError as reason:
-        raise Fatal(f"--since is malformed: {reason}.", code=ExitCode.USAGE) from reason
+        raise Fatal(f"{flag} is malformed: {reason}.", code=ExitCode.USAGE) from reason
     settings = _settings(arguments)
-    with _Store(settings) as store:
-        log_reader.show_logs(
-            store,
-            settings.buckets.logs,
-            settings.bot_id,
-            out=sys.stdout.buffer,
-            since_s=since_s,
-            tail=arguments.tail,
-            as_json=arguments.json,
-        )
+    out = sys.stdout.buffer
+
+    def show(line: bytes) -> None:
+        out.write(log_reader.shown(line, as_json=arguments.json))
+        if arguments.follow:
+            out.flush()
+
+    stop = _stop_on_signals() if arguments.follow else None
+    with _Store(settings, stop=stop) as store:
+        where = (store, settings.buckets.logs, settings.bot_id)
+        if stop is not None:
+            follower = log_follow.Follower(*where, keep=keep)
+            log_follow.follow(follower, show=show, since_s=since_s, tail=arguments.tail, stop=stop)
+        else:
+            for line in log_reader.read(*where, since_s=since_s, tail=arguments.tail, keep=keep):
+                show(line)
+        out.flush()
     return 0
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from types import TracebackType
 
+from the0 import names
 from the0.errors import ExitCode, Fatal, clip
 from the0.objects.credentials import StoreSettings
 from the0.objects.open import open_store
@@ -56,6 +57,16 @@ class Client:
                 code=ExitCode.USAGE,
             )
         return found
+
+    def known(self, bot_id: str) -> None:
+        """Raises Fatal (USAGE) where there is no such bot and nothing was kept of a former one."""
+        for bucket, prefix in (
+            (self.buckets.state, names.state_prefix(bot_id)),
+            (self.buckets.logs, names.logs_prefix(bot_id)),
+        ):
+            if next(self.store.list(bucket, prefix), None) is not None:
+                return
+        self.bot(bot_id)
 
     def all(self) -> list[Document]:
         """By id."""

@@ -54,6 +54,32 @@ def add_data(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--data", metavar="DIR", help="the platform's folder (default: THE0_DATA, ~/.local/share/the0)")
 
 
+def bot_environ(environ: Environ, *, data: str | None, bot_id: str) -> dict[str, str]:
+    """The environment of commands that look at one bot (`state`, `logs`), as the platform on this machine would set it: where
+    --data or THE0_DATA names one, or nothing names another store. Raises Fatal where there is no such platform or bot."""
+    from the0 import names
+    from the0.orchestrate import client
+    from the0.orchestrate import data as data_folder
+
+    named = data or environ.get(names.THE0_DATA)
+    if not named and (environ.get(names.OBJECT_STORE_DIR) or environ.get(names.MINIO_ENDPOINT)):
+        return dict(environ)
+    with client.Client(data_folder.data_path(environ, data)) as opened:
+        opened.known(bot_id)
+        folders = opened.place.bot(bot_id)
+        # Its buckets have their usual names.
+        kept = {
+            name: value for name, value in environ.items() if not name.startswith("MINIO_") and name != names.STATE_DIR
+        }
+        return {
+            **kept,
+            names.OBJECT_STORE_DIR: opened.place.objects,
+            names.STATE_PATH: folders.state,
+            names.CODE_PATH: folders.code,
+            names.LOGS_PATH: folders.logs,
+        }
+
+
 def _new(
     commands: argparse._SubParsersAction[Any],
     name: str,

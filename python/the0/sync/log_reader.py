@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import tempfile
 from collections import deque
 from collections.abc import Callable, Iterator
@@ -30,11 +31,13 @@ def read(
     since_s: float | None = None,
     days: list[str] | None = None,
     tail: int | None = None,
+    keep: Callable[[bytes], bool] | None = None,
 ) -> Iterator[bytes]:
     """Lines with their newline, in order, each once. `since_s`: only those whose timestamp is not older (Unix seconds; a line
-    without a usable one goes with the line before it); `days`: only these (YYYYMMDD); `tail`: only the last so many.
+    without a usable one goes with the line before it); `days`: only these (YYYYMMDD); `keep`: only these; `tail`: of all that
+    the last so many.
     Needs disk below TMPDIR for one day at a time, and memory for `tail` lines. Raises the store's errors."""
-    chosen = _days(store, bucket, bot_id)
+    chosen = days_of(store, bucket, bot_id)
     if days is not None:
         chosen = [day for day in chosen if day in days]
     if since_s is not None:
@@ -42,35 +45,33 @@ def read(
         chosen = [day for day in chosen if day >= lines.day(since_s)]
     if tail is None:
         for day in chosen:
-            yield from _since(_day_lines(store, bucket, bot_id, day), since_s)
+            yield from filter(keep, since(day_lines(store, bucket, bot_id, day), since_s))
         return
     found: deque[bytes] = deque()
     for day in reversed(chosen):
         if len(found) >= tail:
             break
-        last: deque[bytes] = deque(_since(_day_lines(store, bucket, bot_id, day), since_s), maxlen=tail - len(found))
+        lines_of_day = filter(keep, since(day_lines(store, bucket, bot_id, day), since_s))
+        last: deque[bytes] = deque(lines_of_day, maxlen=tail - len(found))
         found.extendleft(reversed(last))
     yield from found
 
 
-def show_logs(
-    store: ObjectStore,
-    bucket: str,
-    bot_id: str,
-    *,
-    out: IO[bytes],
-    since_s: float | None = None,
-    tail: int | None = None,
-    as_json: bool = False,
-) -> None:
-    """The body of `runtime logs`: raw NDJSON, or `timestamp message` made fit for a terminal. Raises the store's errors."""
-    shown: Callable[[bytes], bytes] = (lambda line: line) if as_json else _plain
-    for line in read(store, bucket, bot_id, since_s=since_s, tail=tail):
-        out.write(shown(line))
-    out.flush()
+def shown(line: bytes, *, as_json: bool = False) -> bytes:
+    """As `runtime logs` prints it: as it is stored, or `timestamp message` made fit for a terminal."""
+    return line if as_json else _plain(line)
 
 
-def _days(store: ObjectStore, bucket: str, bot_id: str) -> list[str]:
+def matcher(pattern: str) -> Callable[[bytes], bool]:
+    """Whether a line, as people see it, matches a regular expression. ValueError for one that is none."""
+    try:
+        wanted = re.compile(pattern)
+    except re.error as reason:
+        raise ValueError(f"{clip(pattern)!r} is no regular expression ({reason})") from reason
+    return lambda line: wanted.search(_plain(line).decode("utf-8", "replace")) is not None
+
+
+def days_of(store: ObjectStore, bucket: str, bot_id: str) -> list[str]:
     prefix = names.logs_prefix(bot_id)
     found = set()
     for info in store.list(bucket, prefix):
@@ -80,7 +81,7 @@ def _days(store: ObjectStore, bucket: str, bot_id: str) -> list[str]:
     return sorted(found)
 
 
-def _day_lines(store: ObjectStore, bucket: str, bot_id: str, day: str) -> Iterator[bytes]:
+def day_lines(store: ObjectStore, bucket: str, bot_id: str, day: str) -> Iterator[bytes]:
     with tempfile.TemporaryFile() as copy:
         for attempt in range(_TRIES):
             copy.seek(0)
@@ -127,7 +128,7 @@ def _pieces(store: ObjectStore, bucket: str, bot_id: str, day: str) -> list[Piec
     return sorted(found)
 
 
-def _since(found: Iterator[bytes], since_s: float | None) -> Iterator[bytes]:
+def since(found: Iterator[bytes], since_s: float | None) -> Iterator[bytes]:
     if since_s is None:
         yield from found
         return

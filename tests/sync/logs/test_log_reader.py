@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import io
 import json
 import tracemalloc
 
@@ -8,7 +7,7 @@ import pytest
 
 from sync.logs.station import BOT, DAY, MIDNIGHT_S, NOON_S, Station, Watched, line
 from the0 import names
-from the0.sync import log_reader
+from the0.sync import log_follow, log_reader
 from the0.sync.day_log import Included, piece_of
 from the0.sync.lines import stamp
 
@@ -90,17 +89,63 @@ def test_what_a_person_is_shown(station: Station) -> None:
         b'{"timestamp":"T4","message":{"not":"text"}}\n'
     )
     assert station.shipper().finish(10)
-    out = io.BytesIO()
-    log_reader.show_logs(station.store, station.bucket, BOT, out=out)
-    assert out.getvalue().decode() == (
+    stored = list(log_reader.read(station.store, station.bucket, BOT))
+    assert b"".join(log_reader.shown(line) for line in stored).decode() == (
         "T1 hello\n"
         'T2 {"_metric": "price", "value": 5}\n'
         "T3 red \\x1b[31m and\n    second line end\n"
         'T4 {"message": {"not": "text"}}\n'
     )
-    raw = io.BytesIO()
-    log_reader.show_logs(station.store, station.bucket, BOT, out=raw, as_json=True, tail=1)
-    assert raw.getvalue() == b'{"timestamp":"T4","message":{"not":"text"}}\n'
+    assert [log_reader.shown(line, as_json=True) for line in stored] == stored
+    assert list(log_reader.read(station.store, station.bucket, BOT, tail=1)) == stored[-1:]
+
+
+def test_only_lines_that_an_expression_finds(station: Station) -> None:
+    station.writer.write(
+        b'{"timestamp":"T1","message":"sold \\u00e9clair"}\n{"timestamp":"T2","message":"bought"}\nplain sold\n'
+    )
+    assert station.shipper().finish(10)
+
+    def found(pattern: str, *, tail: int | None = None) -> list[bytes]:
+        keep = log_reader.matcher(pattern)
+        return list(log_reader.read(station.store, station.bucket, BOT, keep=keep, tail=tail))
+
+    assert [json.loads(line)["message"] for line in found("sold")] == ["sold éclair", "plain sold"]
+    assert [json.loads(line)["message"] for line in found("éc")] == ["sold éclair"], "as people see it"
+    assert [json.loads(line)["message"] for line in found("^T2 bo+")] == ["bought"]
+    assert [json.loads(line)["message"] for line in found("sold", tail=1)] == ["plain sold"], "the last one found"
+    with pytest.raises(ValueError, match="no regular expression"):
+        log_reader.matcher("(")
+
+
+def test_following_tells_each_line_once(station: Station) -> None:
+    """Whether it comes in pieces or in the day's object."""
+    station.print(1, 2, 3, 4, 5)
+    shipper = station.shipper()
+    station.run(shipper, 6)
+    follower = log_follow.Follower(station.store, station.bucket, BOT)
+    told = list(follower.begin(tail=3))
+    assert told == [line(number) for number in (3, 4, 5)]
+    assert list(follower.poll()) == []
+    for number in range(6, 18, 3):
+        station.print(number, number + 1, number + 2)
+        station.run(shipper, 6)
+        told += follower.poll()
+        assert list(follower.poll()) == []
+    station.print(18, 19)
+    assert shipper.finish(10), "all in the day's object"
+    told += follower.poll()
+    assert told == [line(number) for number in range(3, 20)]
+    assert list(follower.poll()) == []
+
+
+def test_following_begins_before_there_is_anything(station: Station) -> None:
+    follower = log_follow.Follower(station.store, station.bucket, BOT)
+    assert list(follower.begin()) == []
+    assert list(follower.poll()) == []
+    station.print(1, 2)
+    assert station.shipper().finish(10)
+    assert list(follower.poll()) == [line(1), line(2)]
 
 
 def test_objects_of_others_beside_ours_are_left_alone(station: Station) -> None:
