@@ -43,6 +43,8 @@ class Job:
     report: Report
     serve: Program | None = None
     """What answers queries beside the bot; None: nothing does."""
+    confine: Callable[[], None] | None = None
+    """Called in the bot's process, last before its program."""
     shared_fds: tuple[int, ...] = ()
     """What forked children must hold too: the lock."""
 
@@ -63,7 +65,12 @@ class Launched:
 
     def spawn_bot(self, job: Job, *, word_fd: int | None = None) -> child.Spawned:
         self.bot = child.spawn(
-            job.argv, env=job.environment, folder=job.folder, output_fd=self.output_write_fd, word_fd=word_fd
+            job.argv,
+            env=job.environment,
+            folder=job.folder,
+            output_fd=self.output_write_fd,
+            word_fd=word_fd,
+            confine=job.confine,
         )
         self.drop_output()
         return self.bot

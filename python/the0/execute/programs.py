@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from the0 import files, names
 from the0.errors import ExitCode, Fatal
 from the0.execute import target
+from the0.execute.confinement import confinement
 from the0.execute.environment import query_environment
 from the0.execute.languages import Language, Target, find_program
 from the0.execute.target import Wanted, is_complete
@@ -62,4 +63,5 @@ def query_program(ours: ExecuteSettings, environ: Mapping[str, str], row: Langua
         folder=ours.paths.code,
         file=asked.entrypoint,
         state=ours.paths.state,
+        confine=confinement(environ, ours.paths),
     )

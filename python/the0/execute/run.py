@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from the0 import child, files, memory, privacy, settings
 from the0.errors import ExitCode, Fault
 from the0.execute import configuration, target
+from the0.execute.confinement import confinement
 from the0.execute.environment import bot_environment
 from the0.execute.languages import Target, find_program, language
 from the0.execute.launch import Job, KeepAfter, Launched, Report, launch
@@ -136,6 +137,7 @@ def _job(
         keep=None if ours.sync is None else _keeping(ours.sync, instance=instance),
         report=report,
         serve=query_program(ours, environ, row) if serve else None,
+        confine=confinement(environ, ours.paths),
         shared_fds=() if lock_fd is None else (lock_fd,),
     )
 

@@ -43,6 +43,8 @@ class Program:
     """STATE_PATH, which it must not write."""
     writable: str | None = None
     """A throw-away copy of state which it may write: a folder below `state`, or that itself."""
+    confine: Callable[[], None] | None = None
+    """Called in its process, last before its program."""
 
     def spawn(self, output_fd: int) -> child.Spawned:
         """Raises Fatal (ENTRYPOINT, INTERNAL)."""
@@ -54,7 +56,7 @@ class Program:
                 env=self.environment,
                 folder=self.folder,
                 output_fd=output_fd,
-                confine=self._confine if self.writable != self.state and landlock.available() else None,
+                confine=self._confine,
             )
             failure = child.exec_failure(spawned)
         except OSError as reason:
@@ -71,7 +73,9 @@ class Program:
         return spawned
 
     def _confine(self) -> None:
-        if os.path.isdir(self.state):
+        if self.confine is not None:
+            self.confine()
+        if self.writable != self.state and landlock.available() and os.path.isdir(self.state):
             landlock.forbid_writes(self.state, but=() if self.writable is None else (self.writable,))
 
 
