@@ -26,8 +26,8 @@ def prepare(settings: ExecuteSettings, *, wanted: Wanted | None, instance: str, 
     store = open_store(settings.store, deadline_s=DEADLINE_S, stop=stop)
     try:
         _check_run(settings, store)
-    except Fault as fault:
-        return Prepared(fault=fault)
+    except Fault as refused:
+        return Prepared(fault=refused)
     faults: list[Fault] = []
     thread: Thread | None = None
     if wanted is not None:
