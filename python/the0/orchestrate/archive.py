@@ -100,9 +100,6 @@ def _add(target: zipfile.ZipFile, archive: Archive, name: str, path: str) -> Non
         ) from reason
     with open(fd, "rb") as content:
         about = os.fstat(fd)
-        if not stat.S_ISREG(about.st_mode):
-            archive.warnings.append(f"{clip(name)} is no regular file and was left out.")
-            return
         info = zipfile.ZipInfo(name, _WHEN)
         # Only whether it can be executed: umasks differ between machines.
         info.external_attr = (stat.S_IFREG | (0o755 if about.st_mode & 0o100 else 0o644)) << 16
@@ -143,8 +140,9 @@ def _walk(source: str, warnings: list[str], ignored: Any) -> Iterator[tuple[str,
                     waiting.append((name + "/", entry.path, above | {real}))
                 elif ignored(name):
                     continue
-                elif entry.is_symlink() and not os.path.exists(entry.path):
-                    warnings.append(f"{clip(name)} is a link that leads nowhere, and was left out.")
+                elif not entry.is_file():
+                    what = "a link that leads nowhere" if not os.path.exists(entry.path) else "no regular file"
+                    warnings.append(f"{clip(name)} is {what}, and was left out.")
                 else:
                     found.append((name, entry.path))
     return iter(sorted(found, key=lambda item: item[0].encode()))

@@ -15,6 +15,7 @@ from the0.plain import plain
 NAMES: Final = ("bot-config.yaml", "bot-config.yml")
 CONFIG: Final = "config.json"
 LIMIT_BYTES: Final = 1 << 20
+DEPTH: Final = 100
 _KEPT: Final = ("author", "description", "schema", "readme", "metadata")
 
 
@@ -176,9 +177,14 @@ def _yaml(text: str, name: str) -> tuple[dict[str, Any], dict[str, Any]]:
     import yaml
 
     try:
-        if any(isinstance(event, yaml.AliasEvent) for event in yaml.parse(text, Loader=yaml.SafeLoader)):
-            # A few lines of them unfold to gigabytes.
-            raise _wrong(name, "it uses aliases (`*name`): write the values out")
+        depth = 0
+        for event in yaml.parse(text, Loader=yaml.SafeLoader):
+            if isinstance(event, yaml.AliasEvent):
+                # A few lines of them unfold to gigabytes.
+                raise _wrong(name, "it uses aliases (`*name`): write the values out")
+            depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
+            if depth > DEPTH:
+                raise _wrong(name, "it is nested too deeply")
         value = plain(yaml.safe_load(text))
         spelled = yaml.load(text, Loader=yaml.BaseLoader)
     except (yaml.YAMLError, ValueError, RecursionError) as reason:
