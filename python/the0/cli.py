@@ -164,6 +164,7 @@ def _parser() -> argparse.ArgumentParser:
     helping = commands.add_parser("help", help="help on a topic")
     helping.add_argument("topic", choices=["exit-codes"])
     helping.set_defaults(run=_exit_codes)
+    command_line.add_completion(commands, parser, os.environ)
     return parser
 
 

@@ -132,6 +132,12 @@ class SqliteBots:
         with self._writing() as db:
             db.execute("UPDATE bots SET next_s = ? WHERE id = ?", (unix_s, bot_id))
 
+    def damage(self) -> str | None:
+        """Reads the whole file: what is wrong with it, None for nothing."""
+        with self._reading() as db:
+            said = str(db.execute("PRAGMA quick_check(1)").fetchone()[0])
+        return None if said == "ok" else said
+
     def close(self) -> None:
         with self._lock:
             self._db.close()

@@ -47,7 +47,17 @@ def add_commands(commands: argparse._SubParsersAction[Any], environ: Environ) ->
     query.add_argument("bot_id", metavar="BOT")
     query.add_argument("path", metavar="/PATH")
     query.add_argument("params", metavar="NAME=VALUE", nargs="*", help="JSON where it is JSON, else text")
+    _new(commands, "doctor", "what on this machine is wrong for bots, and what to do", environ, _doctor)
     query.add_argument("--timeout", type=_seconds, default=30.0, metavar="D", help="30, 5m (30s)")
+
+
+def add_completion(
+    commands: argparse._SubParsersAction[Any], parser: argparse.ArgumentParser, environ: Environ
+) -> None:
+    """Last of all: what it completes is what `parser` knows by then."""
+    completion = commands.add_parser("completion", help="what a shell needs to complete commands and bots")
+    completion.add_argument("shell", choices=["bash", "zsh", "fish", "bots"])
+    completion.set_defaults(run=lambda arguments: _completion(arguments, parser), environ=environ)
 
 
 def add_data(parser: argparse.ArgumentParser) -> None:
@@ -205,6 +215,26 @@ def _query(arguments: argparse.Namespace) -> int:
         return commands.query(
             client, screen(arguments), arguments.bot_id, arguments.path, arguments.params, timeout_s=arguments.timeout
         )
+
+
+def _completion(arguments: argparse.Namespace, parser: argparse.ArgumentParser) -> int:
+    from the0.orchestrate import completion
+
+    if arguments.shell == "bots":
+        arguments.data = None
+        with _client(arguments) as client:
+            for each in client.all():
+                print(each.id)
+        return 0
+    print(completion.script(parser, arguments.shell), end="")
+    return 0
+
+
+def _doctor(arguments: argparse.Namespace) -> int:
+    from the0.orchestrate import data, doctor
+
+    path = data.data_path(arguments.environ, arguments.data)
+    return doctor.doctor(path, screen(arguments), search=arguments.environ.get("PATH", ""))
 
 
 def _count(text: str) -> int:
