@@ -19,7 +19,9 @@ from typing import Final
 
 STORE: Final = "/.the0"
 """Where the supervisor finds the object store; not there for the bot."""
-OWN: Final = ("/bot", "/state", "/query", "/tmp", "/var/the0")
+TEMPORARY: Final = "/var/the0/tmp"
+"""In place of `/tmp` where that is the machine's."""
+OWN: Final = ("/bot", "/state", "/query", "/tmp", "/var/the0", TEMPORARY)
 CONFINED: Final = "the0-view"
 """Name of the file system at `/` of such a view."""
 
@@ -144,7 +146,7 @@ def _probe(place: str) -> int:
     try:
         own = os.path.join(place, "own")
         enter(
-            {path: own for path in OWN if path != "/tmp"},
+            {path: own for path in OWN if path not in ("/tmp", TEMPORARY)},
             store=os.path.join(place, "store"),
             hidden=os.path.join(place, "hidden"),
             root=os.path.join(place, "root"),

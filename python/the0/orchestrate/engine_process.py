@@ -6,9 +6,7 @@ us: when we end without stopping it, it runs on, and the next engine on this fol
 
 from __future__ import annotations
 
-import json
 import os
-import resource
 import shutil
 import signal
 import socket
@@ -23,9 +21,10 @@ from typing import Any, Final
 from the0 import files, names, privacy
 from the0.documents import Bot
 from the0.errors import ExitCode, Fatal, clip
-from the0.orchestrate import process_query, process_record, processes
+from the0.orchestrate import groups, process_query, process_record, processes
 from the0.orchestrate.data import BotFolders, Data
 from the0.orchestrate.engine import Instance, QueryAnswer, Start, Usage
+from the0.orchestrate.process_place import Places, Support
 from the0.orchestrate.process_record import Record
 from the0.sync.lock import is_free
 
@@ -58,21 +57,18 @@ class ProcessEngine:
         *,
         environ: Mapping[str, str],
         stop_grace_s: float,
-        sync_environment: Mapping[str, str] | None = None,
     ) -> None:
-        """Adopts what runs. `environ` is what bots may see a part of; `sync_environment`: more for `execute` itself."""
+        """Adopts what runs. `environ` is what bots may see a part of."""
         self._data = data
-        self._environ = {
-            **privacy.shared_environment(environ),
-            **(sync_environment or {}),
-            names.OBJECT_STORE_DIR: data.objects,
-            names.STOP_GRACE_S: f"{stop_grace_s:g}",
-        }
-        self._open_files = resource.getrlimit(resource.RLIMIT_NOFILE)
+        shared = privacy.shared_environment(environ)
+        try:
+            self._places = Places(data, environ={**shared, names.STOP_GRACE_S: f"{stop_grace_s:g}"})
+        except OSError as reason:
+            raise files.disk_fault(reason, "looking what this machine gives to bots") from reason
         self._lock = threading.RLock()
         self._found: dict[str, _Process] = {}
         self._actual: tuple[Instance, ...] | None = None
-        self._wake: Callable[[], None] = _nobody
+        self._wakes: list[Callable[[], None]] = []
         self._usage: tuple[float, dict[int, list[processes.Stat]]] = (float("-inf"), {})
         self._queries: list[subprocess.Popen[bytes]] = []
         self._closed = False
@@ -88,7 +84,7 @@ class ProcessEngine:
             return self._actual
 
     def subscribe(self, wake: Callable[[], None]) -> None:
-        self._wake = wake
+        self._wakes.append(wake)
 
     def _adopt(self) -> None:
         with self._lock:
@@ -150,10 +146,9 @@ class ProcessEngine:
 
     def _spawn(self, found: _Process, bot: Bot, wanted: Start) -> None:
         folders = found.folders
-        folders.make()
-        process_record.forget_exit(folders)
         port = _free_port() if bot.query_entrypoint is not None and bot.kind == "realtime" else None
-        spec = {"environment": self._environment(folders, bot, wanted, query_port=port), "limits": self._limits()}
+        limited = self._places.groups_for(found.instance.name, bot.limits)
+        place = self._places.place(folders, _environment(bot, wanted, query_port=port), groups=limited)
         read_fd, write_fd = os.pipe()
         said_fd = os.open(folders.said, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_APPEND | os.O_NOFOLLOW, 0o600)
         try:
@@ -179,13 +174,16 @@ class ProcessEngine:
             with self._lock:
                 found.child = child
                 found.record = Record(
-                    instance=found.record.with_instance(state="running").instance, process=who, query_port=port
+                    instance=found.record.with_instance(state="running").instance,
+                    process=who,
+                    query_port=port,
+                    cgroups=limited,
                 )
                 process_record.write(folders, found.record)
                 found.pidfd = os.pidfd_open(child.pid)
                 # From here on the record is found by whoever comes after us: the process may begin.
                 try:
-                    files.write_all(write_fd, json.dumps(spec).encode())
+                    files.write_all(write_fd, place.encode())
                 except BrokenPipeError:
                     pass  # it has ended, which the watcher is about to see
                 self._changed()
@@ -196,37 +194,6 @@ class ProcessEngine:
             raise
         finally:
             os.close(write_fd)
-
-    def _environment(self, folders: BotFolders, bot: Bot, wanted: Start, *, query_port: int | None) -> dict[str, str]:
-        environment = {
-            **self._environ,
-            names.BOT_ID: bot.id,
-            names.RUNTIME: bot.runtime,
-            names.ENTRYPOINT: bot.entrypoint,
-            names.CODE_FILE: bot.file_path,
-            names.BOT_CONFIG: bot.config_json,
-            names.BOT_TYPE: bot.kind,
-            names.CODE_PATH: folders.code,
-            names.STATE_PATH: folders.state,
-            names.LOGS_PATH: folders.logs,
-            names.THE0_RUN_DIR: folders.run,
-            "TMPDIR": folders.temporary,
-        }
-        if bot.query_entrypoint is not None:
-            environment[names.QUERY_ENTRYPOINT] = bot.query_entrypoint
-        if query_port is not None:
-            environment[names.THE0_QUERY_PORT] = str(query_port)
-        if wanted.slot is not None:
-            environment[names.THE0_SLOT] = wanted.slot
-        if wanted.token is not None:
-            environment[names.THE0_RUN_TOKEN] = wanted.token
-        if wanted.previous is not None and wanted.previous.instance is not None:
-            environment[names.THE0_ENDED] = wanted.previous.instance
-        return environment
-
-    def _limits(self) -> dict[str, tuple[int, int]]:
-        """As we found them: `up` itself may have raised its own."""
-        return {"open_files": self._open_files}
 
     # --- stopping ---------------------------------------------------------------------------------
 
@@ -251,6 +218,8 @@ class ProcessEngine:
             if found is not None and found.pidfd is not None:
                 # Its sync process then kills the bot, stores what there is, and ends.
                 processes.send(found.pidfd, signal.SIGKILL)
+            elif found is not None and found.draining is not None:
+                groups.end(found.record.cgroups, signal.SIGKILL)
 
     def remove(self, name: str) -> None:
         with self._lock:
@@ -305,10 +274,12 @@ class ProcessEngine:
                 found.draining.start()
                 return
             found.draining = None
+            groups.remove(found.record.cgroups)
             how = process_record.read_exit(found.folders, code=code, at_s=time.time())
             found.record = found.record.with_instance(state="ended", exit=how)
             self._save(found)
-        self._wake()
+        for wake in self._wakes:
+            wake()
 
     # --- more -------------------------------------------------------------------------------------
 
@@ -329,6 +300,10 @@ class ProcessEngine:
             stats = by_root.get(found.record.process.pid, [])
         return Usage(memory_bytes=sum(each.memory_bytes for each in stats), cpu_s=sum(each.cpu_s for each in stats))
 
+    def support(self) -> tuple[Support, ...]:
+        """What this machine gives to bots."""
+        return self._places.support()
+
     def query_address(self, bot_id: str) -> tuple[str, int] | None:
         with self._lock:
             found = self._found.get(names.encode_id(bot_id))
@@ -340,8 +315,7 @@ class ProcessEngine:
         return process_query.ask(
             bot,
             folder=os.path.join(self._data.bot(bot.id).path, "queries"),
-            environment=self._environ,
-            spec={"limits": self._limits()},
+            places=self._places,
             path=path,
             params=params,
             timeout_s=timeout_s,
@@ -383,13 +357,30 @@ class ProcessEngine:
         self._actual = None
 
 
-def _nobody() -> None:
-    """Nobody has subscribed yet."""
-
-
 def _is_free(folders: BotFolders) -> bool:
     """Whether no run holds the lock on the state folder: its final sync has ended, too."""
     return is_free(folders.state)
+
+
+def _environment(bot: Bot, wanted: Start, *, query_port: int | None) -> dict[str, str]:
+    environment = {
+        names.BOT_ID: bot.id,
+        names.RUNTIME: bot.runtime,
+        names.ENTRYPOINT: bot.entrypoint,
+        names.CODE_FILE: bot.file_path,
+        names.BOT_CONFIG: bot.config_json,
+        names.BOT_TYPE: bot.kind,
+    }
+    for name, value in (
+        (names.QUERY_ENTRYPOINT, bot.query_entrypoint),
+        (names.THE0_QUERY_PORT, str(query_port) if query_port is not None else None),
+        (names.THE0_SLOT, wanted.slot),
+        (names.THE0_RUN_TOKEN, wanted.token),
+        (names.THE0_ENDED, wanted.previous.instance if wanted.previous is not None else None),
+    ):
+        if value is not None:
+            environment[name] = value
+    return environment
 
 
 def _free_port() -> int:

@@ -11,29 +11,64 @@ import os
 import resource
 import sys
 from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
 from typing import Any, Final
 
 from the0.errors import ExitCode
 
-LIMITS: Final = {"open_files": resource.RLIMIT_NOFILE}
+LIMITS: Final = {
+    "open_files": resource.RLIMIT_NOFILE,
+    "core": resource.RLIMIT_CORE,
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class View:
+    """Arguments of `view.enter`."""
+
+    folders: Mapping[str, str]
+    store: str
+    hidden: str
+    root: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Place:
+    environment: Mapping[str, str]
+    """Of `execute`."""
+    limits: Mapping[str, tuple[int, int]] = field(default_factory=dict)
+    """Soft and hard, by a name of LIMITS."""
+    groups: tuple[str, ...] = ()
+    """Folders of control groups to enter."""
+    view: View | None = None
+
+    def encode(self) -> bytes:
+        return json.dumps(asdict(self)).encode()
 
 
 def take(fd: str) -> Mapping[str, str] | int:
-    """Reads what to do from the pipe and does it; the environment of `execute`, or an exit code where there is none."""
+    """Reads a Place from the pipe and takes it; the environment of `execute`, or an exit code where there is none."""
     try:
         with os.fdopen(int(fd), "rb") as pipe:
             told = pipe.read()
         if not told:
             return int(ExitCode.STOPPED_EARLY)
-        spec: dict[str, Any] = json.loads(told)
-        _enter(spec)
-        environment: dict[str, str] = spec["environment"]
+        place: dict[str, Any] = json.loads(told)
+        _enter(place)
+        environment: dict[str, str] = place["environment"]
         return environment
     except (OSError, ValueError, KeyError) as reason:
         print(f"the0: The bot's place on this machine cannot be made: {reason}; see `runtime doctor`.", file=sys.stderr)
         return int(ExitCode.INTERNAL)
 
 
-def _enter(spec: Mapping[str, Any]) -> None:
-    for name, (soft, hard) in spec.get("limits", {}).items():
+def _enter(place: Mapping[str, Any]) -> None:
+    for group in place["groups"]:
+        with open(os.path.join(group, "cgroup.procs"), "w", encoding="ascii") as procs:
+            procs.write("0")
+    for name, (soft, hard) in place["limits"].items():
         resource.setrlimit(LIMITS[name], (soft, hard))
+    if place["view"] is not None:
+        from the0 import view
+
+        view.enter(**place["view"])

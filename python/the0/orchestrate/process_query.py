@@ -13,7 +13,10 @@ from typing import Any, Final
 from the0 import canonical, files, names
 from the0.documents import Bot
 from the0.errors import ExitCode, Fatal, clip
+from the0.orchestrate.data import BotFolders
 from the0.orchestrate.engine import QueryAnswer
+from the0.orchestrate.place import Place
+from the0.orchestrate.process_place import Places
 
 CLEANING_S: Final = 15.0
 """What a query process may take beyond its time to end what it started."""
@@ -24,22 +27,15 @@ def ask(
     bot: Bot,
     *,
     folder: str,
-    environment: Mapping[str, str],
-    spec: Mapping[str, Any],
+    places: Places,
     path: str,
     params: Mapping[str, Any],
     timeout_s: float,
     started: Started,
 ) -> QueryAnswer:
-    """`folder` is for this bot's queries alone: its code stays there for the next one. `environment`: what names the store;
-    `spec`: the rest of what the process is to do (see `place`). `started` is told of the process. Raises Fault."""
-    try:
-        paths = _folders(folder, keep=bot.config_hash)
-    except OSError as reason:
-        raise files.disk_fault(reason, f"preparing a query of bot {clip(bot.id)}") from reason
+    """`folder` is for this bot's queries alone: its code stays there for the next one. `started` is told of the process.
+    Raises Fault."""
     told = {
-        **environment,
-        **paths,
         names.BOT_ID: bot.id,
         names.RUNTIME: bot.runtime,
         names.ENTRYPOINT: bot.entrypoint,
@@ -51,7 +47,11 @@ def ask(
         names.QUERY_PARAMS: canonical.dumps(dict(params)),
         names.QUERY_TIMEOUT_S: f"{timeout_s:.3f}",
     }
-    out, said, code = _run({**spec, "environment": told}, timeout_s=timeout_s + CLEANING_S, started=started)
+    try:
+        place = places.place(_folders(folder, keep=bot.config_hash), told)
+    except OSError as reason:
+        raise files.disk_fault(reason, f"preparing a query of bot {clip(bot.id)}") from reason
+    out, said, code = _run(place, timeout_s=timeout_s + CLEANING_S, started=started)
     return _answer(out, said=said, code=code)
 
 
@@ -60,24 +60,15 @@ def command(read_fd: int) -> Sequence[str]:
     return [sys.executable, "-I", "-m", "the0.cli", "execute", f"--place={read_fd}"]
 
 
-def _folders(folder: str, *, keep: str) -> dict[str, str]:
+def _folders(folder: str, *, keep: str) -> BotFolders:
     os.makedirs(folder, mode=0o700, exist_ok=True)
     for name in os.listdir(folder):
         if name != keep:
             shutil.rmtree(os.path.join(folder, name), ignore_errors=True)  # of another version; harms nobody
-    paths = {
-        names.CODE_PATH: os.path.join(folder, keep, "bot"),
-        names.STATE_PATH: os.path.join(folder, keep, "state"),
-        names.LOGS_PATH: os.path.join(folder, keep, "logs"),
-        names.THE0_RUN_DIR: os.path.join(folder, keep, "run"),
-        "TMPDIR": os.path.join(folder, keep, "tmp"),
-    }
-    for path in paths.values():
-        os.makedirs(path, mode=0o700, exist_ok=True)
-    return paths
+    return BotFolders(os.path.join(folder, keep))
 
 
-def _run(spec: Mapping[str, Any], *, timeout_s: float, started: Started) -> tuple[bytes, bytes, int]:
+def _run(place: Place, *, timeout_s: float, started: Started) -> tuple[bytes, bytes, int]:
     read_fd, write_fd = os.pipe()
     try:
         child = subprocess.Popen(
@@ -100,7 +91,7 @@ def _run(spec: Mapping[str, Any], *, timeout_s: float, started: Started) -> tupl
         os.close(read_fd)
     started(child)
     try:
-        files.write_all(write_fd, json.dumps(spec).encode())
+        files.write_all(write_fd, place.encode())
     except BrokenPipeError:
         pass  # it has ended: its exit code says why
     finally:

@@ -66,13 +66,6 @@ def _exit(told: Mapping[str, Any] | None) -> Exit | None:
     return Exit(**{**told, "lines": tuple(told["lines"])}) if told is not None else None
 
 
-def forget_exit(folders: BotFolders) -> None:
-    """So that what is found later is of the next run. OSError where that cannot be."""
-    with files.folder(folders.run) as fd:
-        for name in (names.EXIT_RECORD, names.DONE):
-            files.remove_tree(fd, name)
-
-
 def read_exit(folders: BotFolders, *, code: int | None, at_s: float) -> Exit:
     """How the run ended whose process has ended with `code` (None: it was no child of ours). `execute` wrote down who
     ended it; without that, it was killed itself, or refused before it began, which it then said on stderr."""

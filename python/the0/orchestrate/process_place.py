@@ -1,0 +1,131 @@
+"""Which folders, limits and view of this machine a bot's process gets, and what this machine can give at all."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import resource
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from the0 import files, landlock, names, view
+from the0.documents import Resources
+from the0.orchestrate import groups
+from the0.orchestrate.data import BotFolders, Data
+from the0.orchestrate.place import Place, View
+
+_PACKAGE = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
+
+
+@dataclass(frozen=True, slots=True)
+class Support:
+    """One thing that this machine gives to bots, or not."""
+
+    name: str
+    given: bool
+    sentence: str
+
+
+class Places:
+    """Of one platform; looks once what this machine gives."""
+
+    def __init__(self, data: Data, *, environ: Mapping[str, str]) -> None:
+        """`environ`: what bots may see of our own. OSError where the data folder cannot be written."""
+        self._data = data
+        self._environ = environ
+        self._open_files = resource.getrlimit(resource.RLIMIT_NOFILE)
+        self._groups = groups.find(hashlib.sha256(data.path.encode("utf-8", "surrogateescape")).hexdigest()[:12])
+        self.no_view = view.why_not(data.path)
+        """Why bots get no view of their own; None: they do."""
+        self._private_tmp = not _in_tmp(environ.get("PATH", ""))
+
+    def place(self, folders: BotFolders, environment: Mapping[str, str], *, groups: tuple[str, ...] = ()) -> Place:
+        """For a process on these folders, which are made and, where they are no state, emptied. OSError."""
+        folders.make()
+        for path in (folders.temporary, folders.query, folders.run):
+            _empty(path)
+        paths, seen = self._view(folders) if self.no_view is None else self._bare(folders)
+        return Place(
+            environment={**self._environ, **paths, **environment},
+            limits={"open_files": self._open_files, "core": (0, 0)},
+            groups=groups,
+            view=seen,
+        )
+
+    def _view(self, folders: BotFolders) -> tuple[dict[str, str], View]:
+        own = {
+            "/bot": folders.code,
+            "/state": folders.state,
+            "/query": folders.query,
+            "/var/the0": folders.run,
+            "/var/the0/logs": folders.logs,
+            ("/tmp" if self._private_tmp else view.TEMPORARY): folders.temporary,
+        }
+        paths = {
+            names.OBJECT_STORE_DIR: view.STORE,
+            names.CODE_PATH: "/bot",
+            names.STATE_PATH: "/state",
+            names.THE0_RUN_DIR: "/var/the0",
+            names.LOGS_PATH: "/var/the0/logs",
+            "TMPDIR": "/tmp" if self._private_tmp else view.TEMPORARY,
+        }
+        root = os.path.join(folders.path, "root")
+        os.makedirs(root, mode=0o700, exist_ok=True)
+        return paths, View(folders=own, store=self._data.objects, hidden=self._data.path, root=root)
+
+    def _bare(self, folders: BotFolders) -> tuple[dict[str, str], None]:
+        paths = {
+            names.OBJECT_STORE_DIR: self._data.objects,
+            names.THE0_DATA: self._data.path,
+            names.CODE_PATH: folders.code,
+            names.STATE_PATH: folders.state,
+            names.THE0_RUN_DIR: folders.run,
+            names.LOGS_PATH: folders.logs,
+            "TMPDIR": folders.temporary,
+        }
+        return paths, None
+
+    def groups_for(self, name: str, limits: Resources) -> tuple[str, ...]:
+        """The control groups of a bot with limits, made; none where this machine gives none. OSError."""
+        limited = limits.memory_bytes is not None or limits.cpu_cores is not None
+        return self._groups.make(name, limits) if limited or self._groups.version == 2 else ()
+
+    def support(self) -> tuple[Support, ...]:
+        """For `doctor`."""
+        where = "folders below the data folder, and paths such as /state are not theirs"
+        return (
+            Support(
+                "view",
+                self.no_view is None,
+                "bots see /bot, /state, /query, /tmp and /var/the0 as their own, and not the platform's folder"
+                if self.no_view is None
+                else f"no private view of files ({self.no_view}): bots get {where}; allow user namespaces, or run as root",
+            ),
+            Support(
+                "landlock",
+                landlock.available(),
+                "processes that answer queries cannot write state"
+                if landlock.available()
+                else "no Landlock: processes that answer queries could write state; Linux 6.2 or newer has it",
+            ),
+            Support(
+                "limits",
+                self._groups.version != 0,
+                f"memory and CPU limits of bots are kept (control groups, version {self._groups.version})"
+                if self._groups.version
+                else f"memory and CPU limits of bots are not kept ({self._groups.reason}): run as root, or in a delegated group",
+            ),
+        )
+
+
+def _in_tmp(path: str) -> bool:
+    """Whether what is needed to run bots lies in /tmp, which then stays as it is."""
+    needed = [sys.prefix, sys.base_prefix, sys.executable, _PACKAGE, *path.split(os.pathsep)]
+    return any(os.path.realpath(each).startswith("/tmp/") for each in needed if each)
+
+
+def _empty(path: str) -> None:
+    with files.folder(path) as fd:
+        for name in os.listdir(fd):
+            files.remove_tree(fd, name)
