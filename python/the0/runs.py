@@ -180,23 +180,26 @@ class Runs:
 
     def newest(self, bot_id: str, *, limit: int = 50, now_s: float | None = None) -> list[Run]:
         """Newest first, folded ones included. A record that cannot be read is shown as lost, with the reason."""
-        now_s = time.time() if now_s is None else now_s
-        slots: list[str] = []
-        for window_s in (86400.0, 7 * 86400.0, now_s):
-            slots = list(self._slots(bot_id, since_s=int(now_s - window_s)))
-            if len(slots) >= limit:
-                break
-        found: dict[str, Run] = {}
-        for slot in reversed(slots[-limit:]):
-            run = self._readable(bot_id, slot)
-            if run is not None:
-                found[slot] = run
+        found = {run.slot: run for run in self.each_newest(bot_id, limit=limit, now_s=now_s)}
         if len(found) < limit:
             for month in reversed(self._months(bot_id)):
                 found = {**{run.slot: run for run in self._folded(bot_id, month)}, **found}
                 if len(found) >= limit:
                     break
         return [found[slot] for slot in sorted(found, reverse=True)[:limit]]
+
+    def each_newest(self, bot_id: str, *, limit: int, now_s: float | None = None) -> Iterator[Run]:
+        """The same one after the other, each read when it is asked for; without folded ones."""
+        now_s = time.time() if now_s is None else now_s
+        slots: list[str] = []
+        for window_s in (86400.0, 7 * 86400.0, now_s):
+            slots = list(self._slots(bot_id, since_s=int(now_s - window_s)))
+            if len(slots) >= limit:
+                break
+        for slot in reversed(slots[-limit:]):
+            run = self._readable(bot_id, slot)
+            if run is not None:
+                yield run
 
     def fold(self, bot_id: str, *, now_s: float) -> int:
         """Moves old records into their month's file; returns how many. Interrupted, it is repeated: readers count a slot once."""

@@ -23,7 +23,8 @@ from the0.sync.head import HeadFile
 TIMED_OUT: Final = "it ran for longer than its timeout_s"
 """Why such an instance is stopped; an engine keeps the reason, so that whoever adopts it knows it, too."""
 LOOKED_BACK: Final = 20
-"""So many newest records are looked through for one without an end."""
+ENDED_BEFORE: Final = 4
+"""So many newest records, and so many ended ones among them, are looked at for one without an end."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -133,17 +134,20 @@ class RunKeeper:
         noted = self.runs.note(run)
         return [noted] if noted is not None else []
 
-    def find_open(self, bot_id: str) -> Run | None:
-        """A run without an end among the newest ones."""
-        for run in self.runs.newest(bot_id, limit=LOOKED_BACK, now_s=self._clock()):
+    def find_open(self, bot_id: str) -> list[Run]:
+        """Runs without an end among the newest ones: one may have been under way, another queued, and a few ended since."""
+        found: list[Run] = []
+        ended = 0
+        for run in self.runs.each_newest(bot_id, limit=LOOKED_BACK, now_s=self._clock()):
             if run.is_open:
-                return run
-            if run.behind is not None:
+                found.append(run)
+            elif run.behind is not None and all(run.behind != each.slot for each in found):
                 behind = self.runs.read(bot_id, run.behind)
-                return behind if behind is not None and behind.is_open else None
-            if run.result != "missed":
-                return None
-        return None
+                found += [behind] if behind is not None and behind.is_open else []
+            ended += not run.is_open
+            if ended > ENDED_BEFORE:
+                break
+        return found
 
     def lose(self, bot_id: str, slot: str) -> Run | None:
         """Gives up a run that was claimed, has no end, and of which nothing runs; None where it has an end after all."""

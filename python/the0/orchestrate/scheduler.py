@@ -147,8 +147,8 @@ class Scheduler:
         self._entries: dict[str, _Entry] = {}
         self._busy: dict[str, _Entry] = {}
         """Those with a current run."""
-        self._live: frozenset[str] = frozenset()
-        """Bots of which something runs, as the engine said last."""
+        self._live: dict[str, str | None] = {}
+        """Bots of which something runs, as the engine said last, and its slot."""
         self._slots: list[tuple[int, int, str, int]] = []
         """Heap: slot, order, bot, version of its entry."""
         self._lane: list[tuple[int, int, str]] = []
@@ -164,6 +164,7 @@ class Scheduler:
         self._inbox: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
         self._starters = ThreadPoolExecutor(starts, thread_name_prefix="scheduler-start")
         self._others = ThreadPoolExecutor(2, thread_name_prefix="scheduler")
+        self._lookers = ThreadPoolExecutor(1, thread_name_prefix="scheduler-look")
         self._thread: threading.Thread | None = None
 
     # --- its life ---------------------------------------------------------------------------------
@@ -188,6 +189,7 @@ class Scheduler:
             self._woken.clear()
         self.hold()
         self._starters.shutdown(cancel_futures=True)
+        self._lookers.shutdown(cancel_futures=True)
         self._drain()
         try:
             self.one_pass()
@@ -329,7 +331,7 @@ class Scheduler:
             return
         self._wait_for(bot_id, entry, cursor)
         if new and bot.next_s is not None:
-            self._do(self._others, partial(self._keeper.find_open, bot_id), partial(self._found_open, bot_id))
+            self._do(self._lookers, partial(self._keeper.find_open, bot_id), partial(self._found_open, bot_id))
 
     def _unschedule(self, entry: _Entry) -> None:
         entry.schedule = None
@@ -375,7 +377,7 @@ class Scheduler:
             elif current is None:
                 found = _Current(None, instance.slot, "running", instance.started_s, name=instance.name)
                 self._set_current(instance.bot_id, entry, found)
-        self._live = frozenset(each.bot_id for each in seen.values() if each.state != "ended")
+        self._live = {each.bot_id: each.slot for each in seen.values() if each.state != "ended"}
         for bot_id, entry in list(self._busy.items()):
             current = entry.current
             if current is None or current.phase != "running" or current.name in self._finishing:
@@ -566,12 +568,12 @@ class Scheduler:
 
     # --- lost runs --------------------------------------------------------------------------------
 
-    def _found_open(self, bot_id: str, outcome: Run | Fault | None) -> None:
+    def _found_open(self, bot_id: str, outcome: list[Run] | Fault) -> None:
         if isinstance(outcome, Fault):
             self._say("trouble", outcome.sentence, bot=bot_id)
-        elif outcome is not None:
-            age_s = max(0.0, self._clock() - outcome.claimed_s)
-            self._watch(bot_id, outcome.slot, wait_s=self._lost_after_s - age_s)
+            return
+        for run in outcome:
+            self._watch(bot_id, run.slot, wait_s=self._lost_after_s - max(0.0, self._clock() - run.claimed_s))
 
     def _watch(self, bot_id: str, slot: str, *, wait_s: float | None = None) -> None:
         """Somebody else claimed it: later, it has an end, or runs, or is lost."""
@@ -580,14 +582,7 @@ class Scheduler:
             self._at(self._lost_after_s if wait_s is None else max(wait_s, 0.0), partial(self._settle, bot_id, slot))
 
     def _settle(self, bot_id: str, slot: str) -> None:
-        entry = self._entries.get(bot_id)
-        known = (
-            [entry.current.slot if entry.current else None, entry.queued.slot if entry.queued else None]
-            if entry
-            else []
-        )
-        if bot_id in self._live or slot in known:
-            # Whatever runs may be it, or it is queued behind that.
+        if self._may_have_a_future(bot_id, slot):
             self._at(self._lost_after_s, partial(self._settle, bot_id, slot))
             return
 
@@ -601,6 +596,14 @@ class Scheduler:
                 self._count(outcome)
 
         self._do(self._others, partial(self._keeper.lose, bot_id, slot), done)
+
+    def _may_have_a_future(self, bot_id: str, slot: str) -> bool:
+        """It runs, waits for its turn here, or may be queued behind an earlier slot that runs."""
+        entry = self._entries.get(bot_id)
+        if entry is not None and any(each is not None and each.slot == slot for each in (entry.current, entry.queued)):
+            return True
+        running = self._live.get(bot_id)
+        return running is not None and slot_s(running) <= slot_s(slot)
 
     # --- notes ------------------------------------------------------------------------------------
 
