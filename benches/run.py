@@ -15,7 +15,7 @@ import languages  # noqa: E402
 import queries  # noqa: E402
 import sdk_import  # noqa: E402
 
-NAMES = ("sdk_import", "execute", "languages", "queries", "logs")
+NAMES = ("sdk_import", "execute", "languages", "queries", "logs", "state")
 
 
 def main() -> int:

@@ -1,7 +1,7 @@
 import time
 
 
-def main(bot_id, config):
+def main(bot_id, config):  # noqa: ARG001 - as bots are called
     now = time.monotonic_ns()
     print("first", now, flush=True)
 

@@ -56,23 +56,36 @@ class Lane:
             self._free.release()
 
 
-def fetch_ahead(items: Iterable[Item], fetch: Callable[[Item], Result], *, window: int) -> Iterator[Result]:
-    """`fetch(item)` of each item in order, up to `window` under way at once in threads of their own."""
-    waiting: deque[_Fetch[Item, Result]] = deque()
+def fetch_ahead(
+    items: Iterable[Item],
+    fetch: Callable[[Item], Result],
+    *,
+    window: int,
+    size: Callable[[Item], int] = lambda _: 0,
+    budget_bytes: int = 0,
+) -> Iterator[Result]:
+    """`fetch(item)` of each item in order, up to `window` under way at once in threads of their own, the one that was handed out
+    included; together of at most `budget_bytes` by their `size`, though never less than one."""
+    waiting: deque[tuple[_Fetch[Item, Result], int]] = deque()
     source = iter(items)
+    upcoming = next(source, None)
+    held_bytes = 0
     try:
         while True:
-            while len(waiting) < window:
-                try:
-                    item = next(source)
-                except StopIteration:
+            while upcoming is not None and len(waiting) < window:
+                size_bytes = size(upcoming)
+                if held_bytes and held_bytes + size_bytes > budget_bytes:
                     break
-                waiting.append(_Fetch(fetch, item))
+                waiting.append((_Fetch(fetch, upcoming), size_bytes))
+                held_bytes += size_bytes
+                upcoming = next(source, None)
             if not waiting:
                 return
-            yield waiting.popleft().wait()
+            fetched, size_bytes = waiting.popleft()
+            yield fetched.wait()
+            held_bytes -= size_bytes
     finally:
-        for started in waiting:
+        for started, _ in waiting:
             started.thread.join()
 
 

@@ -6,19 +6,22 @@ The tree is built in `.the0/restore`, before anything that is there is touched, 
 
 from __future__ import annotations
 
+import mmap
 import os
 import threading
 from collections.abc import Callable, Iterator
 
 from the0 import names, statehash
 from the0.errors import ExitCode, Fatal, Permanent, clip
-from the0.objects.store import Missing, ObjectStore, TooLarge
+from the0.objects.store import Bytes, Missing, ObjectStore, TooLarge
 from the0.sync.head import Content, SegmentRef
 from the0.sync.lanes import fetch_ahead
 from the0.sync.local import Origin, StateFolder
 
-FETCHES = 3
-"""Segments under way at once: with the one being applied, they bound the memory of a restore."""
+FETCHES = 8
+"""Segments under way at once, while they are small."""
+FETCHED_BYTES = 64 << 20
+"""Of large ones: with the one being applied, they bound the memory of a restore."""
 
 
 class StoppedEarly(Fatal):
@@ -82,6 +85,7 @@ def _apply(
             if stop.is_set():
                 raise StoppedEarly
             built.apply(data, key=segment.key, digest=segment.digest)
+            del data  # before the next one is waited for
         built.finish()
     except statehash.LimitError as reason:
         raise _over_limit(content, bot_id, clip(str(reason))) from reason
@@ -100,12 +104,15 @@ def _over_limit(content: Content, bot_id: str, reason: str) -> Permanent:
     )
 
 
-def fetch_segments(content: Content, *, store: ObjectStore, bucket: str) -> Iterator[tuple[SegmentRef, bytes]]:
+def fetch_segments(content: Content, *, store: ObjectStore, bucket: str) -> Iterator[tuple[SegmentRef, Bytes]]:
     """The segments of a generation with their bytes, in order. Raises Permanent (STATE_DAMAGED) for a missing or swollen one."""
 
-    def fetch(segment: SegmentRef) -> tuple[SegmentRef, bytes]:
+    def fetch(segment: SegmentRef) -> tuple[SegmentRef, Bytes]:
+        # Streamed to where it stays: a client's own buffers would hold it two times more.
+        fd = os.memfd_create("segment", os.MFD_CLOEXEC)
         try:
-            return segment, store.get(bucket, segment.key, limit_bytes=segment.bytes).data
+            store.get_to_file(bucket, segment.key, fd, limit_bytes=segment.bytes)
+            return segment, mmap.mmap(fd, 0, prot=mmap.PROT_READ) if os.fstat(fd).st_size else b""
         except (Missing, TooLarge) as reason:
             wrong = "not in" if isinstance(reason, Missing) else "larger than it says in"
             raise Permanent(
@@ -113,5 +120,9 @@ def fetch_segments(content: Content, *, store: ObjectStore, bucket: str) -> Iter
                 "put it back from a copy of the bucket, or choose a local tree with `runtime state adopt --local`.",
                 code=ExitCode.STATE_DAMAGED,
             ) from reason
+        finally:
+            os.close(fd)
 
-    return fetch_ahead(content.segments, fetch, window=FETCHES)
+    return fetch_ahead(
+        content.segments, fetch, window=FETCHES, size=lambda segment: segment.bytes, budget_bytes=FETCHED_BYTES
+    )
