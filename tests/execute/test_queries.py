@@ -19,8 +19,10 @@ from typing import Any
 import pytest
 from bot_place import Ended, Place, Running, archive, eventually
 
-from the0 import asking, landlock
+from the0 import asking, landlock, settings
 from the0.answers import Answer
+from the0.errors import Fatal
+from the0.execute.environment import question
 
 STATE = """
     from the0 import sleep, state
@@ -329,6 +331,15 @@ def test_alone_with_the_code_that_is_there(place: Place) -> None:
     assert running.stop().code == 0
 
 
+@pytest.mark.parametrize("query", [None, "#!/nowhere/sh\n"])
+def test_alone_with_a_program_that_cannot_be_started(place: Place, query: str | None) -> None:
+    place.put(archive({"main": "", **({} if query is None else {"query": query})}))
+    place.env |= {"RUNTIME": "gcc13", "ENTRYPOINT": "main", "QUERY_ENTRYPOINT": "query"}
+    ended = place.run("--query-server-only")
+    assert ended.code == 204
+    assert "query" in ended.err
+
+
 def test_alone_a_stop_while_the_code_is_fetched(place: Place) -> None:
     place.env |= {"OBJECT_STORE_DIR": None, "MINIO_ACCESS_KEY": "k", "MINIO_SECRET_KEY": "s"}
     with socket.create_server(("127.0.0.1", 0)) as silent:
@@ -483,6 +494,46 @@ def test_a_bots_own_error(place: Place, path: str) -> None:
     answer, ended = once(place, path)
     assert (answer["status"], answer["source"], ended.code) == ("error", "stored", 1)
     assert json.loads((place.store / "query-results/bot-1/u/result.json").read_text()) == answer
+
+
+@pytest.mark.parametrize(
+    ("runtime", "params"),
+    [
+        ("python3.11", '{"l":[1],"n":5,"s":"x","t":true}'),
+        ("nodejs20", '{"l":[1],"n":5,"s":"x","t":true}'),
+        ("rust-stable", '{"l":"[1]","n":"5","s":"x","t":"true"}'),
+        ("dotnet8", '{"l":"[1]","n":"5","s":"x","t":"true"}'),
+        ("scala3", '{"l":"[1]","n":"5","s":"x","t":"true"}'),
+        ("ghc96", '{"l":[1],"n":5,"s":"x","t":true}'),
+    ],
+)
+def test_params_as_each_language_takes_them(runtime: str, params: str) -> None:
+    given = {
+        "QUERY_PATH": "x",
+        "QUERY_PARAMS": '{"s": "x", "n": 5.0, "t": true, "l": [1]}',
+        "BOT_ID": "b",
+        "RUNTIME": runtime,
+        "ENTRYPOINT": "main",
+    }
+    told = question(settings.read_bot(given))
+    assert told["QUERY_PARAMS"] == params
+    each = {name: told[f"QUERY_PARAM_{name}"] for name in "sntl"}
+    assert each == {"s": "x", "n": "5", "t": "true", "l": "[1]"}
+
+
+@pytest.mark.parametrize("name", ["a=b", "nul\0", "half\ud800"])
+def test_a_name_that_no_variable_has_is_only_in_the_params(name: str) -> None:
+    params = json.dumps({name: "x", "long": "y" * 100_000, "plain": "nul\0"})
+    given = {"QUERY_PATH": "/x", "QUERY_PARAMS": params, "BOT_ID": "b", "RUNTIME": "gcc13", "ENTRYPOINT": "main"}
+    told = question(settings.read_bot(given))
+    assert sorted(told) == ["QUERY_PARAMS", "QUERY_PARAM_long", "QUERY_PATH"]
+    assert json.loads(told["QUERY_PARAMS"]) == json.loads(params)
+
+
+def test_params_that_no_process_can_be_given() -> None:
+    given = {"QUERY_PATH": "/x", "QUERY_PARAMS": json.dumps({"é": "é" * 40_000}), "BOT_ID": "b"}
+    with pytest.raises(Fatal, match="QUERY_PARAMS"):
+        question(settings.read_bot({**given, "RUNTIME": "gcc13", "ENTRYPOINT": "main"}))
 
 
 # --- results that are none -------------------------------------------------------------------------

@@ -96,8 +96,8 @@ def _checked(environment: dict[str, str]) -> dict[str, str]:
     for name, value in environment.items():
         if not _fits(name, value):
             raise Fatal(
-                f"{name} has {len(value)} characters, more than a process can be given in a variable "
-                f"(about {LONGEST_VARIABLE_BYTES >> 10} KiB): make it shorter.",
+                f"{name} ({len(value)} characters) cannot be given to a process: a variable holds about "
+                f"{LONGEST_VARIABLE_BYTES >> 10} KiB, and no NUL; make it shorter.",
                 code=ExitCode.USAGE,
             )
     return environment

@@ -52,7 +52,8 @@ def query(environ: Mapping[str, str]) -> int:
             answer, generation = asked.run()
         text = query_result.named(answer, generation=generation)
         code = ERROR if answer.value.get("status") == "error" else 0
-    except Fault as fault:
+    except Exception as reason:  # noqa: BLE001 - whoever asks gets a sentence, whatever went wrong
+        fault = reason if isinstance(reason, Fault) else _bug(reason)
         print(f"the0: {fault.sentence}", file=sys.stderr, flush=True)
         text, code = query_result.failure(fault), int(fault.code)
     _print(text)
@@ -205,6 +206,14 @@ class _Shown:
             self._left -= len(data)
             if self._left <= 0:
                 self._echo.write(b"\nthe0: the query process prints more than is shown here.\n")
+
+
+def _bug(reason: Exception) -> Fatal:
+    sys.excepthook(type(reason), reason, reason.__traceback__)
+    return Fatal(
+        f"{type(reason).__name__} in the supervisor, which is a bug of the runtime; its traceback is on stderr.",
+        code=ExitCode.INTERNAL,
+    )
 
 
 def _print(text: str) -> None:

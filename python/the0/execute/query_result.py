@@ -30,7 +30,10 @@ def result_folder(path: str = names.QUERY_FOLDER) -> Iterator[int | None]:
         yield None if fd == -1 else fd
     finally:
         if fd != -1:
-            files.remove_tree(fd, names.RESULT)
+            try:
+                files.remove_tree(fd, names.RESULT)
+            except OSError:
+                pass  # whoever comes next has to remove it before anything else
             os.close(fd)
 
 

@@ -54,10 +54,12 @@ def _serve(environ: Mapping[str, str]) -> int:
     if not loop.stop_asked:
         serving = Serving(loop, program, heard=echo.write, say=_say)
         serving.start()
-        loop.run_until(lambda: loop.stop_asked)
+        loop.run_until(lambda: loop.stop_asked or serving.failure is not None)
         serving.stop()
         end_strays(loop, spared=lambda: not_ours, grace_s=GRACE_S)
         serving.close()
+        if serving.failure is not None:
+            return int(serving.failure.code)
     loop.run_until(lambda: echo.idle, deadline=time.monotonic() + ECHO_S)
     return 0
 

@@ -9,6 +9,7 @@ import os
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Literal
 
 from the0 import child, landlock
 from the0.errors import ExitCode, Fatal, Fault
@@ -79,12 +80,19 @@ class Program:
             landlock.forbid_writes(self.state, but=() if self.writable is None else (self.writable,))
 
 
+def guarded_by() -> Literal["kernel", "sdk"]:
+    """What keeps a query that is served beside a running bot from changing its state: the kernel (Landlock), or only the SDK,
+    whose `state` is read-only in a query. An ephemeral query has a copy that is thrown away, here and there."""
+    return "kernel" if landlock.available() else "sdk"
+
+
 class Serving:
     """Keeps one query process going, from `start` to `stop`."""
 
     def __init__(self, loop: Loop, program: Program, *, heard: Callable[[bytes], None], say: Say) -> None:
         """`heard` takes what it prints, in whole lines."""
-        self.pid: int | None = None
+        self.failure: Fault | None = None
+        """Why it can never be started, as the code is."""
         self._loop = loop
         self._program = program
         self._say = say
@@ -106,9 +114,10 @@ class Serving:
                 self._again(fault.sentence)
             else:
                 # As long as the code is what it is, another try would fail as well.
-                self._say(f"No queries are served: {fault.sentence} The bot goes on.", level="error")
+                self.failure = fault
+                self._say(f"No queries are served: {fault.sentence}", level="error")
             return
-        self.pid, self._begun = spawned.pid, time.monotonic()
+        self._begun = time.monotonic()
         self._loop.on_end(spawned.pid, self._ended)
 
     def stop(self) -> None:
@@ -124,7 +133,6 @@ class Serving:
         os.close(self._write_fd)
 
     def _ended(self, end: child.End) -> None:
-        self.pid = None
         if self._stopping:
             return
         if time.monotonic() - self._begun >= HEALTHY_S:
