@@ -8,7 +8,8 @@ from __future__ import annotations
 import os
 import signal
 import sys
-from collections.abc import Callable, Iterable, Mapping, Sequence
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -256,6 +257,37 @@ def send_group(pid: int, number: int) -> None:
         os.killpg(pid, number)
     except (ProcessLookupError, PermissionError):
         send(pid, number)  # its session is not set up yet, or a member is another user's
+
+
+def kill_descendants(spared: Set[int], *, within_s: float) -> set[int]:
+    """Kills all that descends from us but `spared` and what these started; returns whom it killed.
+
+    All are stopped first, so that none forks another while we kill; and nothing is reaped meanwhile, so that those that
+    fork and exit faster than we look fill the limit of processes that they run under. Where there is none, it leaves off
+    after `within_s`.
+    """
+    deadline = time.monotonic() + within_s
+    stopped: set[int] = set()
+    while (fresh := _descendants(spared) - stopped) and time.monotonic() < deadline:
+        for pid in fresh:
+            send(pid, signal.SIGSTOP)
+        stopped |= fresh
+    for pid in stopped:
+        send(pid, signal.SIGKILL)
+    return stopped
+
+
+def _descendants(spared: Set[int]) -> set[int]:
+    below: dict[int, list[int]] = {}
+    for pid in _processes():
+        below.setdefault(_parent(pid), []).append(pid)
+    found: set[int] = set()
+    pending = [os.getpid()]
+    while pending:
+        fresh = set(below.get(pending.pop(), ())) - spared - found
+        found |= fresh
+        pending += fresh
+    return found
 
 
 def children() -> list[int]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 import textwrap
@@ -136,3 +137,30 @@ def test_a_claim_is_given_back_without_a_life_in_between() -> None:
         print(json.dumps({"code": made.finish(), "tries": os.path.getsize(tries.name)}))
     """)
     assert (told["code"], told["tries"]) == (0, 1)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs a user of its own without processes")
+def test_a_final_sync_that_gets_no_process_has_failed() -> None:
+    told = outcome("""
+        import resource
+        keeper.NO_PROCESS_PAUSE_S = keeper.NO_PROCESS_AT_END_S = 0.1
+        made = keeper.Keeper(loop, lambda stop, notify: 0, keep_fds=(), say=said.append)
+        os.setuid(60_000 + os.getpid() % 5_000)
+        resource.setrlimit(resource.RLIMIT_NPROC, (1, 1))
+        print(json.dumps({"code": made.finish()}))
+    """)
+    assert told["code"] == 209
+
+
+def test_one_that_is_stopped_goes_on_until_it_is_too_often() -> None:
+    told = outcome("""
+        def keep(stop, notify):
+            number()
+            while not stop.wait(0.001):
+                os.kill(os.getpid(), signal.SIGSTOP)
+            return 0
+        run(keep)
+    """)
+    assert told["verdict"][0] == 216
+    assert (told["tries"], told["code"]) == (1, 0)
+    assert len(told["said"]) == 1

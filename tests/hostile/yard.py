@@ -30,7 +30,7 @@ from the0.sync.verify import verify
 BOTS = Path(__file__).parent / "bots"
 UID = 20_000 + os.getpid() % 40_000
 """Of no other process on this machine, so that limits on its processes count ours only. Root only; else our own."""
-LARGEST_SEARCHED_BYTES = 64 << 20
+LARGEST_SEARCHED_BYTES = 16 << 20
 BENIGN = """
 import json, os
 from the0 import state

@@ -27,6 +27,8 @@ STOPS = 60
 FIRST_PAUSE_S = 0.05
 LAST_PAUSE_S = 15.0
 NO_PROCESS_PAUSE_S = 1.0
+NO_PROCESS_AT_END_S = 30.0
+"""How long the final sync may wait for a process to run in."""
 FINAL_TRIES = 3
 
 TAKEN_OVER = "Another instance took over this bot: look where it runs, and stop one of them."
@@ -58,6 +60,7 @@ class Keeper:
         self._said = False
         self._said_stopped = False
         self._finishing = False
+        self._finishing_since_s = 0.0
         self._tries_left = FINAL_TRIES
         self._final_code: int | None = None
 
@@ -66,6 +69,9 @@ class Keeper:
             self._fork()
         except OSError:
             # No process can be had just now (a bot's own may be too many): later.
+            if self._finishing and time.monotonic() > self._finishing_since_s + NO_PROCESS_AT_END_S:
+                self._final_code = int(ExitCode.FINAL_SYNC)
+                return
             self._loop.after(NO_PROCESS_PAUSE_S, self._start_again)
 
     def _fork(self) -> None:
@@ -100,7 +106,7 @@ class Keeper:
 
     def finish(self) -> int:
         """Asks for the final sync and waits for it; its exit code, 0 if all is stored and the claim released."""
-        self._finishing = True
+        self._finishing, self._finishing_since_s = True, time.monotonic()
         if self.pid is not None:
             self._ask_to_stop()
         elif self._final_code is None:

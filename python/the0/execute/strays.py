@@ -10,23 +10,35 @@ from the0 import child
 from the0.execute.loop import Loop
 
 KILL_S = 5.0
+FREEZE_S = 1.0
+"""How long a bomb of forks is chased before what was caught is killed."""
 
 
 def end_strays(loop: Loop, *, spared: Callable[[], Set[int]], grace_s: float) -> None:
-    """Ends every child of ours but the spared ones: SIGTERM, and SIGKILL after the grace period; 0: at once."""
-    _send(loop, signal.SIGTERM, spared=spared, within_s=grace_s)
-    _send(loop, signal.SIGKILL, spared=spared, within_s=KILL_S)
+    """Ends every child of ours but the spared ones, and what these started: SIGTERM, and SIGKILL after the grace period;
+    0: at once."""
+
+    def ask(strays: set[int]) -> set[int]:
+        for pid in strays:
+            child.send(pid, signal.SIGTERM)
+        return strays
+
+    def kill(_: set[int]) -> set[int]:
+        return child.kill_descendants(spared(), within_s=FREEZE_S)
+
+    _each(loop, ask, spared=spared, within_s=grace_s)
+    _each(loop, kill, spared=spared, within_s=KILL_S)
 
 
-def _send(loop: Loop, number: int, *, spared: Callable[[], Set[int]], within_s: float) -> None:
-    """Signals each of them once. The death of one makes its children ours, so look until there are none."""
+def _each(loop: Loop, act: Callable[[set[int]], set[int]], *, spared: Callable[[], Set[int]], within_s: float) -> None:
+    """Once for each of them; `act` says who had their turn. The death of one makes its children ours, so look until there
+    are none."""
     told: set[int] = set()
 
     def none_left() -> bool:
         strays = set(child.children()) - spared()
-        for pid in strays - told:
-            child.send(pid, number)
-        told.update(strays)
+        if fresh := strays - told:
+            told.update(act(fresh))
         return not strays
 
     if within_s > 0:

