@@ -10,8 +10,9 @@ import subprocess
 import sys
 import textwrap
 import time
+import urllib.request
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -72,20 +73,32 @@ class Platform:
         self.data = data.open_data(str(self.root / "data"), create=True)
         self.bots = SqliteBots(self.data.bots_db, create=True)
 
-    def put(self, bot_id: str, code: str = IDLE, *, kind: Kind = "realtime", version: str = "1", **config: Any) -> None:
+    def put(
+        self,
+        bot_id: str,
+        code: str = IDLE,
+        *,
+        kind: Kind = "realtime",
+        version: str = "1",
+        files: Mapping[str, str] | None = None,
+        **config: Any,
+    ) -> None:
         """Stores the bot and tells a running `up`."""
         zipped = io.BytesIO()
         with zipfile.ZipFile(zipped, "w") as target:
-            target.writestr("main.py", textwrap.dedent(code))
+            for name, content in {"main.py": code, **(files or {})}.items():
+                target.writestr(name, textwrap.dedent(content))
         key = f"u/{names.encode_id(bot_id)}/{version}"
         path = Path(self.data.objects, "custom-bots", key)
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(zipped.getvalue())
-        custom = {
+        custom: dict[str, Any] = {
             "version": version,
             "filePath": key,
             "config": {"runtime": "python3.11", "type": kind, "entrypoints": {"bot": "main.py"}},
         }
+        if files and "query.py" in files:
+            custom["config"]["entrypoints"]["query"] = "query.py"
         self.bots.update(bot_id, kind, config=config, custom=custom)
         self.tell()
 
@@ -121,6 +134,18 @@ class Platform:
         found = control_client.connect(self.data)
         assert found is not None
         return found
+
+    def ask(self, bot_id: str, path: str, **params: Any) -> dict[str, Any]:
+        """Through the gateway."""
+        told = json.loads(Path(self.data.path, data.GATEWAY_FILE).read_text())
+        request = urllib.request.Request(
+            f"http://{told['address'][0]}:{told['address'][1]}/query",
+            json.dumps({"bot_id": bot_id, "query_path": path, "params": params}).encode(),
+            {"Authorization": f"Bearer {told['token']}"},
+        )
+        with urllib.request.urlopen(request, timeout=SOON_S) as reply:
+            answer: dict[str, Any] = json.load(reply)
+        return answer
 
     def row(self, bot_id: str) -> Any:
         rows = self.control.ps([bot_id])

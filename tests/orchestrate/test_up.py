@@ -13,8 +13,9 @@ from pathlib import Path
 import pytest
 
 from orchestrate.platform_place import COMMAND, Platform, eventually
+from the0 import view
 from the0.errors import ExitCode
-from the0.orchestrate import data, processes
+from the0.orchestrate import data, groups, processes
 
 
 @pytest.fixture
@@ -200,6 +201,108 @@ def test_a_config_of_any_size_reaches_its_bot(platform: Platform) -> None:
     platform.put("b", "def main(i, c):\n    print('size', len(c['text']), flush=True)\n", text="x" * 100_000)
     platform.up()
     platform.until_printed("b", "size 100000")
+
+
+VIEW = """
+import os
+def attempt(path):
+    try:
+        with open(path, "w") as file:
+            file.write("x")
+        return "written"
+    except OSError as reason:
+        return type(reason).__name__
+def main(bot_id, config):
+    print("cwd", os.getcwd(), "state", os.environ["STATE_DIR"], flush=True)
+    for path in ("/state/a", "/tmp/the0-test-b", "/var/the0/c", "/query/d", "/bot/e", "/etc/the0-f", config["data"] + "/objects/g"):
+        print("write", path, attempt(path), flush=True)
+    print("data", os.path.exists(config["data"]) and os.listdir(config["data"]), "store", os.listdir("/.the0"), flush=True)
+    for pid in filter(str.isdigit, os.listdir("/proc")):
+        try:
+            if "objects" in os.listdir(f"/proc/{pid}/root{config['data']}"):
+                print("seen through", open(f"/proc/{pid}/cmdline").read().replace(chr(0), " "), flush=True)
+        except OSError:
+            continue
+    print("done", flush=True)
+"""
+
+
+def test_a_bot_sees_its_own_folders_and_not_the_platforms(platform: Platform) -> None:
+    if view.why_not(str(platform.root)) is not None:
+        pytest.skip("this machine gives no views")
+    platform.put("b", VIEW, data=platform.data.path)
+    platform.up()
+    platform.until_printed("b", "done")
+    said = platform.printed("b").split("done")[0].splitlines()
+    assert "cwd /bot state /state/.the0-state" in said
+    written = {line.split()[1]: line.split()[2] for line in said if line.startswith("write ")}
+    assert {path for path, how in written.items() if how == "written"} == {
+        "/state/a",
+        "/tmp/the0-test-b",
+        "/var/the0/c",
+        "/query/d",
+        "/bot/e",
+    }
+    assert next(line for line in said if line.startswith("data ")) in ("data False store []", "data [] store []")
+    assert not any(platform.data.path in line for line in said if "execute" in line or " up " in line)
+    assert Path(platform.data.bot("b").state, "a").read_text() == "x"
+    assert not Path("/tmp/the0-test-b").exists()
+
+
+def test_a_bot_over_its_memory_limit_is_ended_and_says_so(platform: Platform) -> None:
+    if groups.find("test").version == 0:
+        pytest.skip("this machine gives no control groups")
+    platform.put(
+        "hungry",
+        "def main(i, c):\n    print('eats', flush=True)\n    taken = b'x' * (400 << 20)\n    print('ate', flush=True)\n",
+        memory_limit="96Mi",
+    )
+    platform.put("modest")
+    platform.up()
+    platform.until("modest", "running")
+    row = eventually(lambda: (row := platform.row("hungry")) and row["last_exit"] and row, "its end")
+    assert "memory" in row["last_exit"]["reason"]
+    assert "ate" not in platform.printed("hungry").replace("eats", "")
+
+
+def test_scheduled_bots_run_at_their_slots(platform: Platform) -> None:
+    platform.put("tick", "def main(i, c):\n    print('ticked', flush=True)\n", kind="scheduled", schedule="* * * * * *")
+    platform.put("rare", "def main(i, c):\n    print('asked', flush=True)\n", kind="scheduled", schedule="0 0 1 1 *")
+    up = platform.up()
+    eventually(lambda: platform.printed("tick").count("ticked") >= 2, "two runs")
+    assert platform.row("rare")["status"] == "scheduled"
+    assert platform.row("rare")["next_s"] > time.time()
+    assert platform.control.run("rare")["slot"]
+    platform.until_printed("rare", "asked")
+    assert up.stop() == 0
+    records = [
+        json.loads(path.read_text()) for path in Path(platform.data.objects, "bot-state/tick/runs").glob("*.json")
+    ]
+    assert len(records) >= 2
+    assert all(record["end"] for record in records if record["result"] not in ("missed", "skipped"))
+
+
+def test_a_bot_is_asked_from_its_stored_state_through_the_gateway(platform: Platform) -> None:
+    query = """
+    from the0 import query, state
+
+    @query.handler("/count")
+    def count(request):
+        return {"count": state.get("count", 0), "by": request.get("by")}
+
+    query.run()
+    """
+    platform.put("b", COUNTING, files={"query.py": query})
+    platform.up()
+    platform.until_printed("b", "count 1")
+    live = platform.ask("b", "/count", by=3)
+    assert (live["data"], live["source"]) == ({"count": 1, "by": 3}, "live")
+    platform.bots.set_enabled("b", False)
+    platform.tell()
+    platform.until("b", "stopped")
+    stored = platform.ask("b", "/count", by=3)
+    assert (stored["data"]["count"], stored["source"]) == (1, "stored")
+    assert stored["generation"] >= 1
 
 
 def run(*flags: str, **env: str) -> subprocess.CompletedProcess[str]:

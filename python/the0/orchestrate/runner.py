@@ -55,6 +55,7 @@ class Runner:
         self._say = say
         self._grace_s = grace_s
         self._interval_s = interval_s
+        self._changed: list[Callable[[], None]] = []
         self._clock = clock
         self._lock = threading.Lock()
         self._woken = threading.Event()
@@ -94,6 +95,10 @@ class Runner:
             for worker in self._workers:
                 worker.join()
             self._thread, self._workers = None, []
+
+    def subscribe(self, changed: Callable[[], None]) -> None:
+        """`changed` is called whenever other bots were read than before. Before `start`."""
+        self._changed.append(changed)
 
     def wake(self) -> None:
         """Something happened. From any thread; returns at once."""
@@ -154,6 +159,8 @@ class Runner:
             self._revision = revision
             self._forget_gone()
         self._tell_store(None)
+        for changed in self._changed:
+            changed()
 
     def _forget_gone(self) -> None:
         bots = self._desired.bots

@@ -13,7 +13,10 @@ from dataclasses import dataclass
 from typing import Any, Final, TextIO
 
 from the0 import files, memory, privacy
+from the0.documents import BadBot, Bot
 from the0.errors import ExitCode, Fatal
+from the0.objects.credentials import StoreSettings
+from the0.objects.open import open_store
 from the0.orchestrate import control, data, metrics
 from the0.orchestrate.bots_sqlite import SqliteBots
 from the0.orchestrate.data import Data
@@ -21,12 +24,16 @@ from the0.orchestrate.engine_process import ProcessEngine
 from the0.orchestrate.gateway import Gateway
 from the0.orchestrate.news import News
 from the0.orchestrate.runner import Runner, row
+from the0.orchestrate.scheduler import Scheduler, Told
 from the0.orchestrate.service import Service
+from the0.settings import Buckets
 
 INTERVAL_S: Final = 5.0
 """How often the store is asked for its revision, should a command not have said that it changed."""
 STOPPING_S: Final = 60.0
 """What final syncs may take beyond the grace period when the platform stops."""
+STORE_S: Final = 10.0
+"""How long a call of the store is repeated."""
 HOST: Final = "127.0.0.1"
 _SIGNALS: Final = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 
@@ -71,8 +78,25 @@ class Platform:
         stack.callback(self._store.close)
         self._engine = ProcessEngine(place, environ=options.environ, stop_grace_s=options.stop_grace_s)
         stack.callback(self._engine.close)
-        self._runner = Runner(self._store, self._engine, say=say, grace_s=options.stop_grace_s, interval_s=INTERVAL_S)
+        self._runner = Runner(
+            self._store,
+            self._engine,
+            say=say,
+            grace_s=options.stop_grace_s,
+            interval_s=INTERVAL_S,
+        )
         stack.callback(self._runner.close)
+        self._scheduler = Scheduler(
+            self._runner.bots,
+            self._store,
+            self._engine,
+            open_store(StoreSettings(folder=place.objects), deadline_s=STORE_S),
+            bucket=Buckets().state,
+            say=say,
+            grace_s=options.stop_grace_s,
+        )
+        stack.callback(self._scheduler.close)
+        self._runner.subscribe(self._scheduler.wake)
         self._metrics = metrics.BotMetrics(place)
         self._gateway = self._open_gateway()
         stack.callback(self._close_gateway)
@@ -82,6 +106,7 @@ class Platform:
                 "ps": self._ps,
                 "changed": lambda _: self._runner.wake(),
                 "restart": lambda arguments: self._runner.restart(str(arguments["bot_id"])),
+                "run": lambda arguments: {"slot": self._scheduler.run_now(str(arguments["bot_id"]))},
                 "confirm": lambda _: self._runner.confirm(),
                 "metrics": lambda _: self._prometheus(),
             },
@@ -100,11 +125,13 @@ class Platform:
         )
         self._gateway.start()
         self._runner.start()
+        self._scheduler.start()
 
     def stop(self) -> None:
         """Starts nothing any more, and stops the bots, each with its final sync, unless they are to be left running. A second
         signal, or a bot that takes too long, kills what is left."""
         self._runner.close()
+        self._scheduler.hold()
         live = self._live()
         if self._options.detach_bots:
             self._say("down", f"The platform ends; {len(live)} bots run on, and the next `runtime up` takes them over.")
@@ -158,7 +185,10 @@ class Platform:
         bots = self._runner.bots()
         rows = []
         for bot_id, (decision, newest) in self._runner.decisions(arguments.get("bot_ids")).items():
-            made = row(bot_id, bots.get(bot_id), decision, newest)
+            bot = bots.get(bot_id)
+            made = row(bot_id, bot, decision, newest)
+            if bot is not None and bot.kind == "scheduled":
+                made |= _scheduled(bot, self._scheduler.told(bot_id), made)
             if arguments.get("usage") and newest is not None:
                 usage = self._engine.usage(newest.name)
                 if usage is not None:
@@ -169,3 +199,22 @@ class Platform:
 
     def _prometheus(self) -> str:
         return metrics.prometheus(self._ps({"usage": True}), not_ready=self._runner.not_ready(), pid=os.getpid())
+
+
+def _scheduled(bot: Bot | BadBot, told: Told | None, made: Mapping[str, Any]) -> dict[str, Any]:
+    """What is different in the row of a scheduled bot."""
+    if isinstance(bot, BadBot) or made["status"] in ("running", "stopping"):
+        return {}
+    if not bot.enabled:
+        return {"status": "stopped"}
+    if told is None:
+        return {"status": "scheduled"}
+    if told.error is not None:
+        return {"status": "error", "reason": told.error}
+    if told.phase is not None:
+        return {"status": "running", "reason": "it waits for its turn", "slot": told.slot, "since": told.since_s}
+    return {
+        "status": "paused" if bot.paused else "scheduled",
+        "reason": "",
+        "next_s": None if bot.paused else told.next_s,
+    }
