@@ -98,6 +98,8 @@ class Scan:
     specials: list[bytes]
     """Up to 100 sockets, FIFOs, devices (never opened)."""
     largest: tuple[bytes, int] | None
+    whole: bool
+    """False where only folders with news were read."""
     def __bool__(self) -> bool:
         """True if there is anything to pack."""
     def touches(self, prefix: bytes) -> bool:
@@ -109,10 +111,61 @@ class Scan:
     bytes: int
     """Of the whole tree as it is now. (Last, since the name hides the type.)"""
 
-def scan(root_fd: int, index: Index, *, skip: bytes = b".the0", threads: int = 1) -> Scan:
+def scan(
+    root_fd: int,
+    index: Index,
+    *,
+    skip: bytes = b".the0",
+    threads: int = 1,
+    watch: Watch | None = None,
+    whole: bool = True,
+) -> Scan:
     """Walks the tree below root_fd: getdents and statx only, no file opened. `skip` is a top-level name left out, as `.the0` always is.
+    With a watch every folder is watched before it is read; where `whole` is False, only folders that the watch has news of are read, and
+    what lies below them that is new (all of it after all where the watch is blind, or where a file that changed has several names).
     An entry counts as unchanged when kind, mode, size, mtime_ns, ctime_ns and inode are the index's and its
     times are older than the look that recorded them by more than the clock's granularity."""
+
+@final
+class Watch:
+    """Knows by inotify in which folders anything changed since; readable (`fileno`, for poll) when there is news. Folders are added by
+    `scan(watch=…)`, so one whole scan begins it. Writes through mmap, and through a hard link from elsewhere, give no news.
+    Freeing it ends all watches. OSError where the system has none to give."""
+
+    def __init__(self, root_fd: int, *, skip: bytes = b".the0", max_folders: int = 100_000) -> None: ...
+    def fileno(self) -> int: ...
+    def gather(self) -> int:
+        """Takes in what came, without waiting; the number of all news so far."""
+    @property
+    def blind(self) -> str | None:
+        """Why it cannot tell any more, for good: "overflow" (news were lost), "limit" (more folders than max_folders or than the system
+        allows), or what the system said. None while it works."""
+    @property
+    def folders(self) -> int:
+        """How many are watched."""
+    @property
+    def dirty(self) -> list[bytes]:
+        """Folders with news that are not settled."""
+    def moved_since(self, scan: Scan) -> bool:
+        """Whether anything in the tree changed since that scan (with this watch) began, or may have: takes in what came first."""
+    def settle(self, scan: Scan) -> None:
+        """What that scan found is committed: news from before it began are done with."""
+
+@final
+class Recheck:
+    """Reads the files of an index a share at a time, round after round, and finds content that changed without a trace in the metadata."""
+
+    def __init__(self) -> None: ...
+    def step(self, root_fd: int, index: Index, *, budget_bytes: int, budget_s: float) -> list[bytes]:
+        """Reads on from where it was, about so much (a file counts as 4 KiB at least), at most to the round's end. Returns the paths that
+        differ; in the index, in memory, they count as changed from now on, so that the next whole scan finds them. Scans and packs made
+        before do not fit the index any more where there are any."""
+    @property
+    def rounds(self) -> int:
+        """How often the whole tree was read."""
+    @property
+    def bytes(self) -> int:
+        """Read so far."""
 
 @final
 class Segment:
@@ -141,6 +194,10 @@ class Pack:
     ) -> None: ...
     def next(self) -> Segment | None:
         """The next segment, or None at the end (or at once if nothing turned out to differ)."""
+    def fold(self, *, watch: Watch | None = None, skip: bytes = b".the0", threads: int = 1) -> Scan:
+        """After the end: looks for what changed since, holding the tree against what the index and this pack add up to; further calls of
+        `next` pack it, into segments of the same commit. With the watch of the pack's scan only folders with news since are read.
+        Without one the whole tree is walked, and a file changed within the clock's granularity counts as changed."""
     @property
     def empty(self) -> bool:
         """After the end: nothing differed from the index (a racy or touched-back file); no generation is needed, but staging

@@ -59,7 +59,7 @@ def denied_segments(method: str, key: str) -> None:
         raise Denied("PUT is denied.", code=ExitCode.STORE_DENIED)
 
 
-def full_disk(*_: object) -> None:
+def full_disk(*_: object, **__: object) -> None:
     raise OSError(errno.ENOSPC, "No space left on device")
 
 
@@ -202,6 +202,7 @@ def test_a_pass_survives_a_disk_that_cannot_be_read_or_written(world: World, mon
 
         whole = kept.keeper._committer.index
         kept.keeper._committer.index = Broken(whole)  # type: ignore[assignment]
+        monkeypatch.setattr(daemon.Rehash, "step", lambda *_, **__: [])
         monkeypatch.setattr(kept.keeper._committer, "scan", full_disk)
         for second in range(2, 100):
             kept.keeper.one_pass(float(second))

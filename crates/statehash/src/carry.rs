@@ -169,5 +169,5 @@ fn stat(node: &Node) -> Stat {
         Body::Small | Body::Large(_) => Kind::File,
     };
     let Meta { mode, size, mtime, ctime, ino, .. } = node.meta;
-    Stat { kind, mode, size, mtime, ctime, ino }
+    Stat { kind, mode, size, mtime, ctime, ino, links: 1 }
 }

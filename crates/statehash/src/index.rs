@@ -7,7 +7,7 @@
 use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use crate::catalog::Catalog;
+use crate::catalog::{Catalog, Change};
 pub use crate::codec::Staged;
 use crate::codec::{get_base, get_staged, put_base, put_staged};
 use crate::error::{Error, Result};
@@ -144,6 +144,16 @@ impl Index {
                 node.meta = Meta { size: node.meta.size, ..meta };
             }
         }
+    }
+
+    /// What it would be with a commit of these segments (digest, stored, raw) and changes; in memory only.
+    pub fn with_changes(mut self, segments: &[([u8; 32], u64, u64)], changes: &[Change]) -> Result<Self> {
+        self.stamp = next_stamp();
+        for (digest, stored, raw) in segments {
+            self.catalog.add_segment(String::new(), *digest, *stored, *raw)?;
+        }
+        changes.iter().try_for_each(|change| self.catalog.apply(change))?;
+        Ok(self)
     }
 
     fn append(&mut self, kind: Kind, payload: &[u8]) -> Result<()> {

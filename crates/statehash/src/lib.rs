@@ -6,13 +6,14 @@
 //! | module | |
 //! |---|---|
 //! | [`walk`], [`scan`] | getdents and statx; a metadata walk held against the index |
+//! | [`watch`] | inotify: which folders have news |
 //! | [`tree`], [`catalog`] | paths in memory; what the segments add up to |
 //! | [`index`], [`journal`], [`codec`] | the catalog of the last commit; its file: a base and an append log; how it is written |
 //! | [`block`], [`segment`] | digests of 64 KiB blocks; the format of segments |
 //! | [`read`], [`pack`], [`worker`], [`large`] | one file read unchanged; read, hash and compress in one pass |
 //! | [`carry`] | what still counts in some segments stored anew, so that they can be dropped |
 //! | [`replay`], [`unpack`] | segments played back into a catalog, onto a disk |
-//! | [`compare`] | the whole tree read and hashed against the index |
+//! | [`compare`], [`recheck`] | the whole tree read and hashed against the index: at once, a share at a time |
 //! | [`unzip`] | code archives |
 //! | [`paths`], [`beneath`], [`wire`], [`pool`], [`error`] | which paths exist, opening below a root, untrusted fields, buffers, errors |
 
@@ -30,6 +31,7 @@ pub mod pack;
 pub mod paths;
 pub mod pool;
 pub mod read;
+pub mod recheck;
 pub mod replay;
 pub mod scan;
 pub mod segment;
@@ -37,6 +39,7 @@ pub mod tree;
 pub mod unpack;
 pub mod unzip;
 pub mod walk;
+pub mod watch;
 pub mod wire;
 pub mod worker;
 

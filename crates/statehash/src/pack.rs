@@ -4,6 +4,9 @@
 //! Small files go in batches of about 1 MiB; files over that in ranges, held against the blocks that the index
 //! knows. A large file that changed while it was read is read again and what differs from the first reading is
 //! stored after it: later records win. No thread outlives `next`.
+//!
+//! What changed while a pack was made can be folded in: another scan, held against what the index and this pack add up
+//! to, packed by further calls of `next` into segments of the same commit.
 
 use std::collections::BTreeMap;
 use std::os::fd::{AsFd, OwnedFd};
@@ -18,10 +21,11 @@ use crate::large::{Large, Next};
 use crate::paths;
 use crate::pool::Pool;
 use crate::read::{self, Look};
-use crate::scan::Scan;
+use crate::scan::{self, Scan};
 use crate::segment::{Builder, Segment};
 use crate::tree::Tree;
 use crate::walk::{now, stat_fd, Kind};
+use crate::watch::Watch;
 use crate::worker::{Done, Job, Worker, CHUNK};
 
 const BATCH_ENTRIES: usize = 1024;
@@ -39,6 +43,14 @@ pub struct Options {
 pub struct Pack {
     root: Arc<OwnedFd>,
     scan: Arc<Scan>,
+    /// The scan before any fold; what it carries may be dropped at the end.
+    first: Arc<Scan>,
+    /// The index's state that all of this was held against.
+    stamp: u64,
+    /// The index with what was packed before the last fold.
+    held: Option<Arc<Index>>,
+    /// How many segments and changes `held` has taken over.
+    folded: (usize, usize),
     options: Options,
     drops: usize,
     next: usize,
@@ -67,7 +79,11 @@ impl Pack {
         let incomplete = scan.unreadable.clone();
         Self {
             root: Arc::new(root),
+            stamp: scan.stamp,
+            first: Arc::clone(&scan),
             scan,
+            held: None,
+            folded: (0, 0),
             options,
             drops: 0,
             next: 0,
@@ -98,10 +114,6 @@ impl Pack {
         &self.buffers
     }
 
-    pub fn stamp(&self) -> u64 {
-        self.scan.stamp
-    }
-
     pub fn segments(&self) -> usize {
         self.segments.len()
     }
@@ -115,23 +127,23 @@ impl Pack {
         if !self.finished || self.failed {
             return Err(Error::Misuse("the pack is not at its end".into()));
         }
-        if index.stamp() != self.scan.stamp {
+        if index.stamp() != self.stamp {
             return Err(Error::Misuse("the pack belongs to another index, or to a former state of it".into()));
         }
         if keys.len() != self.segments.len() {
             return Err(Error::Misuse(format!("{} keys for {} segments", keys.len(), self.segments.len())));
         }
         let segments = keys.iter().zip(&self.segments).map(|(key, (digest, stored, raw))| (key.clone(), *digest, *stored, *raw));
-        let dropped = self.scan.carry.dropped(index.tree(), &self.changes);
+        let dropped = self.first.carry.dropped(index.tree(), &self.changes);
         Ok(Staged { meta: meta.to_vec(), segments: segments.collect(), changes: Arc::clone(&self.changes), dropped })
     }
 
     /// After the end: the keys of the carried segments that nothing needs any more once this is committed.
     pub fn dropped<'i>(&self, index: &'i Index) -> Result<Vec<&'i str>> {
-        if !self.finished || self.failed || index.stamp() != self.scan.stamp {
+        if !self.finished || self.failed || index.stamp() != self.stamp {
             return Err(Error::Misuse("the pack is not at its end, or the index changed".into()));
         }
-        let ids = self.scan.carry.dropped(index.tree(), &self.changes);
+        let ids = self.first.carry.dropped(index.tree(), &self.changes);
         let listed = index.catalog().segments.iter();
         Ok(listed.filter(|s| ids.binary_search(&s.id).is_ok()).map(|s| &s.key[..]).collect())
     }
@@ -144,14 +156,61 @@ impl Pack {
         if self.finished {
             return Ok(None);
         }
-        if index.stamp() != self.scan.stamp {
+        if index.stamp() != self.stamp {
             return Err(Error::Misuse("the index changed since the scan".into()));
         }
         self.failed = true;
         self.base = index.next_id();
-        let segment = self.build(index.tree(), pulse)?;
+        let held = self.held.clone();
+        let segment = self.build(held.as_deref().unwrap_or(index).tree(), pulse)?;
         self.failed = false;
         Ok(segment)
+    }
+
+    /// Looks again, at the end: the scan is held against what is packed so far, and what it found is packed next. With a
+    /// watch that is not blind, only folders with news since the last scan are read.
+    pub fn fold(
+        &mut self,
+        index: &Index,
+        options: &scan::Options<'_>,
+        watch: Option<&Watch>,
+        pulse: Pulse<'_>,
+    ) -> Result<Arc<Scan>> {
+        if !self.finished || self.failed {
+            return Err(Error::Misuse("the pack is not at its end".into()));
+        }
+        if index.stamp() != self.stamp {
+            return Err(Error::Misuse("the index changed since the scan".into()));
+        }
+        self.failed = true;
+        let held = match self.held.take().map(Arc::try_unwrap) {
+            Some(Ok(held)) => held,
+            _ => {
+                self.folded = (0, 0);
+                Index::with(index.catalog().clone())
+            }
+        };
+        let (segments, changes) = self.folded;
+        let held = held.with_changes(&self.segments[segments..], &self.changes[changes..])?;
+        self.folded = (self.segments.len(), self.changes.len());
+        let found = match watch {
+            Some(watch) => scan::watched(self.root.as_fd(), &held, options, watch, Some(self.scan.news), pulse)?,
+            None => scan::scan(self.root.as_fd(), &held, options, pulse)?,
+        };
+        // What is looked into again says anew whether it can be stored.
+        let again = |path: &Vec<u8>| {
+            found.changed.binary_search_by(|s| s.path.cmp(path)).is_ok() || found.removed.binary_search(path).is_ok()
+        };
+        self.incomplete.retain(|path| !again(path));
+        self.incomplete.extend(found.unreadable.iter().cloned());
+        self.incomplete.sort_unstable();
+        self.incomplete.dedup();
+        self.held = Some(Arc::new(held));
+        self.scan = Arc::new(found);
+        (self.drops, self.next) = (0, 0);
+        self.finished = self.scan.changed.is_empty() && self.scan.removed.is_empty();
+        (self.moved, self.failed) = (false, false);
+        Ok(Arc::clone(&self.scan))
     }
 
     fn build(&mut self, tree: &Tree, pulse: Pulse<'_>) -> Result<Option<Segment>> {

@@ -1,9 +1,9 @@
 //! The only file that names PyO3. `python/the0/statehash.pyi` is the contract that it keeps.
 
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use pyo3::buffer::PyBuffer;
 use pyo3::exceptions::{PyOSError, PyValueError};
@@ -12,7 +12,7 @@ use pyo3::types::{PyBytes, PyType};
 
 use crate::error::{Error, Pulse};
 use crate::pool::Pool;
-use crate::{block, compare, index, pack, replay, scan, segment, tree, unpack, unzip};
+use crate::{block, compare, index, pack, recheck, replay, scan, segment, tree, unpack, unzip, watch};
 
 mod errors {
     use pyo3::create_exception;
@@ -352,6 +352,11 @@ mod statehash {
             !self.core.changed.is_empty() || !self.core.removed.is_empty()
         }
 
+        #[getter]
+        fn whole(&self) -> bool {
+            self.core.whole
+        }
+
         fn touches(&self, prefix: &[u8]) -> bool {
             self.core.touches(prefix)
         }
@@ -364,12 +369,117 @@ mod statehash {
     }
 
     #[pyfunction(name = "scan")]
-    #[pyo3(signature = (root_fd, index, *, skip = crate::paths::RESERVED, threads = 1))]
-    fn walk(py: Python<'_>, root_fd: Fd, index: PyRef<'_, Index>, skip: &[u8], threads: usize) -> PyResult<Scan> {
+    #[pyo3(signature = (root_fd, index, *, skip = crate::paths::RESERVED, threads = 1, watch = None, whole = true))]
+    fn walk(
+        py: Python<'_>,
+        root_fd: Fd,
+        index: PyRef<'_, Index>,
+        skip: &[u8],
+        threads: usize,
+        watch: Option<PyRef<'_, Watch>>,
+        whole: bool,
+    ) -> PyResult<Scan> {
         let (root, index) = (root_fd.own()?, &index.core);
         let options = scan::Options { skip, threads: count(threads), all: false };
-        let core = detached(py, |pulse| scan::scan(root.as_fd(), index, &options, pulse))?;
+        let watch = watch.as_ref().map(|w| &w.core);
+        let core = detached(py, |pulse| match watch {
+            Some(watch) => scan::watched(root.as_fd(), index, &options, watch, (!whole).then_some(0), pulse),
+            None => scan::scan(root.as_fd(), index, &options, pulse),
+        })?;
         Ok(Scan { core: Arc::new(core) })
+    }
+
+    #[pyclass(module = "the0.statehash", frozen)]
+    struct Watch {
+        core: watch::Watch,
+    }
+
+    #[pymethods]
+    impl Watch {
+        #[new]
+        #[pyo3(signature = (root_fd, *, skip = crate::paths::RESERVED, max_folders = 100_000))]
+        fn new(root_fd: Fd, skip: &[u8], max_folders: usize) -> PyResult<Self> {
+            let root = root_fd.own()?;
+            Ok(Self { core: watch::Watch::new(root.as_fd(), skip, max_folders).map_err(raised)? })
+        }
+
+        fn fileno(&self) -> i32 {
+            self.core.queue().as_raw_fd()
+        }
+
+        fn gather(&self, py: Python<'_>) -> u64 {
+            py.detach(|| self.core.gather())
+        }
+
+        #[getter]
+        fn folders(&self) -> usize {
+            self.core.folders()
+        }
+
+        #[getter]
+        fn dirty<'py>(&self, py: Python<'py>) -> Vec<Bound<'py, PyBytes>> {
+            self.core.dirty(0).iter().map(|p| PyBytes::new(py, p)).collect()
+        }
+
+        #[getter]
+        fn blind(&self) -> Option<String> {
+            self.core.blind().map(|why| match why {
+                watch::Blind::Overflow => "overflow".into(),
+                watch::Blind::Limit => "limit".into(),
+                watch::Blind::System(e) => {
+                    let text = std::io::Error::from(e).to_string();
+                    text.split(" (os error").next().unwrap_or_default().to_owned()
+                }
+            })
+        }
+
+        fn moved_since(&self, py: Python<'_>, scan: PyRef<'_, Scan>) -> bool {
+            let news = scan.core.news;
+            py.detach(|| self.core.gather() > news || self.core.blind().is_some())
+        }
+
+        fn settle(&self, scan: PyRef<'_, Scan>) {
+            self.core.settle(scan.core.news);
+        }
+    }
+
+    #[pyclass(module = "the0.statehash")]
+    #[derive(Default)]
+    struct Recheck {
+        core: recheck::Recheck,
+    }
+
+    #[pymethods]
+    impl Recheck {
+        #[new]
+        fn new() -> Self {
+            Self::default()
+        }
+
+        #[pyo3(signature = (root_fd, index, *, budget_bytes, budget_s))]
+        fn step<'py>(
+            &mut self,
+            py: Python<'py>,
+            root_fd: Fd,
+            mut index: PyRefMut<'_, Index>,
+            budget_bytes: u64,
+            budget_s: f64,
+        ) -> PyResult<Vec<Bound<'py, PyBytes>>> {
+            let time = Duration::try_from_secs_f64(budget_s).map_err(|e| PyValueError::new_err(e.to_string()))?;
+            let (root, index, core) = (root_fd.own()?, &mut index.core, &mut self.core);
+            let found = detached(py, |pulse| core.step(root.as_fd(), index, budget_bytes, time, pulse))?;
+            Ok(found.iter().map(|p| PyBytes::new(py, p)).collect())
+        }
+
+        #[getter]
+        fn rounds(&self) -> u64 {
+            self.core.rounds
+        }
+
+        #[getter]
+        fn bytes(&self) -> u64 {
+            self.core.bytes
+        }
     }
 
     #[pyclass(module = "the0.statehash", frozen)]
@@ -447,6 +557,16 @@ mod statehash {
             let index = &index.core;
             let segment = detached(py, |pulse| core.next(index, pulse))?;
             Ok(segment.map(|segment| Segment { core: segment, buffers: Arc::clone(core.buffers()) }))
+        }
+
+        #[pyo3(signature = (*, watch = None, skip = crate::paths::RESERVED, threads = 1))]
+        fn fold(&mut self, py: Python<'_>, watch: Option<PyRef<'_, Watch>>, skip: &[u8], threads: usize) -> PyResult<Scan> {
+            let Self { core, index } = self;
+            let index = index.try_borrow(py)?;
+            let (index, watch) = (&index.core, watch.as_ref().map(|w| &w.core));
+            let options = scan::Options { skip, threads: count(threads), all: false };
+            let core = detached(py, |pulse| core.fold(index, &options, watch, pulse))?;
+            Ok(Scan { core })
         }
 
         #[getter]

@@ -57,18 +57,35 @@ pub fn fill(fd: &OwnedFd, buffer: &mut [u8], offset: u64) -> std::result::Result
 /// As `fill`, but what the file system knows to be a hole is not read: reading one would fill the page cache with zeros.
 /// A file cut short meanwhile may give zeros; the look at it afterwards tells.
 pub fn fill_sparse(fd: &OwnedFd, buffer: &mut [u8], offset: u64) -> std::result::Result<usize, Errno> {
+    let end = offset + buffer.len() as u64;
+    let mut at = offset;
+    while at < end {
+        let data = data_from(fd, at).min(end);
+        buffer[(at - offset) as usize..(data - offset) as usize].fill(0);
+        if data == end {
+            break;
+        }
+        // Not every file system can tell; a file cut short meanwhile has no hole at its end either.
+        let hole = seek(fd, SeekFrom::Hole(data)).unwrap_or(end).clamp(data + 1, end);
+        let part = &mut buffer[(data - offset) as usize..(hole - offset) as usize];
+        let have = fill(fd, part, data)?;
+        at = data + have as u64;
+        if at < hole {
+            return Ok((at - offset) as usize);
+        }
+    }
+    Ok(buffer.len())
+}
+
+/// Where the next data may be, from `offset` on; `u64::MAX` if all that follows is a hole.
+pub fn data_from(fd: &OwnedFd, offset: u64) -> u64 {
     // Moves the descriptor's own offset, which nobody uses.
-    let data = match seek(fd, SeekFrom::Data(offset)) {
-        Ok(data) => data,
+    match seek(fd, SeekFrom::Data(offset)) {
+        Ok(data) => data.max(offset),
         Err(Errno::NXIO) => u64::MAX,
         // Not every file system can tell.
         Err(_) => offset,
-    };
-    if data >= offset + buffer.len() as u64 {
-        buffer.fill(0);
-        return Ok(buffer.len());
     }
-    fill(fd, buffer, offset)
 }
 
 /// Whether two looks at one open file show no change of content or metadata in between.

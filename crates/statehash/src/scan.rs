@@ -1,6 +1,7 @@
-//! A metadata walk of the tree against the index: what is new, what differs, what is gone.
+//! A metadata walk of the tree against the index: what is new, what differs, what is gone. Of all folders, or of those
+//! that a watch has news of.
 
-use std::os::fd::BorrowedFd;
+use std::os::fd::{AsFd, BorrowedFd};
 
 use rustix::io::Errno;
 
@@ -10,7 +11,8 @@ use crate::error::{Error, Pulse, Result};
 use crate::index::Index;
 use crate::paths;
 use crate::tree::{Body, Node, Tree, ROOT};
-use crate::walk::{now, spread, Kind, Listing, Stat};
+use crate::walk::{now, spread, stat_fd, Kind, Listing, Stat};
+use crate::watch::Watch;
 
 /// How many sockets, FIFOs and devices are named.
 const SPECIALS: usize = 100;
@@ -38,6 +40,10 @@ pub struct Scan {
     pub stamp: u64,
     /// What is packed besides, see `carry`.
     pub carry: Carry,
+    /// The watch's number of news before the walk began.
+    pub news: u64,
+    /// All folders were read.
+    pub whole: bool,
 }
 
 impl Scan {
@@ -63,6 +69,17 @@ struct Folder {
     /// The index's folder there.
     known: Option<u32>,
     settled: bool,
+    /// A watch has news of it, so nobody looked at the folder itself yet.
+    dirty: bool,
+}
+
+struct Walk<'a> {
+    root: BorrowedFd<'a>,
+    tree: &'a Tree,
+    options: &'a Options<'a>,
+    watch: Option<&'a Watch>,
+    /// Watched folders are passed over.
+    partial: bool,
 }
 
 #[derive(Default)]
@@ -73,123 +90,201 @@ struct Worker {
 
 /// `root` may have been opened with `O_PATH`. Errors other than "gone" and "not allowed" end the walk.
 pub fn scan(root: BorrowedFd<'_>, index: &Index, options: &Options<'_>, pulse: Pulse<'_>) -> Result<Scan> {
-    let look = now();
-    let tree = index.tree();
-    let first = Folder { path: Vec::new(), stat: None, known: Some(ROOT), settled: true };
-    let visit = |folder: Folder, worker: &mut Worker, more: &mut Vec<Folder>| {
-        pulse()?;
-        visit(root, tree, options, folder, worker, more)
-    };
-    let workers = spread(options.threads, first, Worker::default, visit)?;
-    let mut all = Scan { look, stamp: index.stamp(), ..Scan::default() };
-    for Worker { out, .. } in workers {
-        all.changed.extend(out.changed);
-        all.removed.extend(out.removed);
-        all.unreadable.extend(out.unreadable);
-        all.specials.extend(out.specials);
-        all.files += out.files;
-        all.bytes += out.bytes;
-        if out.largest.as_ref().map(|l| l.1) > all.largest.as_ref().map(|l| l.1) {
-            all.largest = out.largest;
-        }
-    }
-    all.changed.sort_unstable_by(|a, b| a.path.cmp(&b.path));
-    all.removed.sort_unstable();
-    all.unreadable.sort_unstable();
-    all.specials.sort_unstable();
-    all.specials.truncate(SPECIALS);
-    Ok(all)
+    let walk = Walk { root, tree: index.tree(), options, watch: None, partial: false };
+    walk.run(vec![Folder { path: Vec::new(), stat: None, known: Some(ROOT), settled: true, dirty: false }], index.stamp(), pulse)
 }
 
-fn visit(
+/// The same, and every folder is watched before it is read. With `since` only folders with news after that number are
+/// read, and what lies below them that is new or not watched; the sums are the index's with what changed. A blind watch
+/// says nothing: then everything is read.
+pub fn watched(
     root: BorrowedFd<'_>,
-    tree: &Tree,
+    index: &Index,
     options: &Options<'_>,
-    folder: Folder,
-    worker: &mut Worker,
-    more: &mut Vec<Folder>,
-) -> Result<()> {
-    let Worker { out, listing } = worker;
-    let read = beneath::open(root, &folder.path, beneath::FOLDER, rustix::fs::Mode::empty()).and_then(|fd| listing.read(&fd));
-    let readable = match read {
-        Ok(()) => true,
-        Err(Errno::NOENT | Errno::NOTDIR | Errno::LOOP) if folder.stat.is_some() => {
-            // Gone or replaced since its own folder was read; the next scan sees what is there now.
-            if let Some(id) = folder.known {
-                out.removed.extend(tree.below(id, &folder.path));
-                out.removed.push(folder.path);
+    watch: &Watch,
+    since: Option<u64>,
+    pulse: Pulse<'_>,
+) -> Result<Scan> {
+    let (news, tree) = (watch.gather(), index.tree());
+    let mut walk = Walk { root, tree, options, watch: Some(watch), partial: false };
+    if let (Some(since), None) = (since, watch.blind()) {
+        walk.partial = true;
+        let mut dirty = watch.dirty(since);
+        dirty.reverse(); // the last one is taken first
+        let folders = dirty.into_iter().map(|path| {
+            let known = tree.dir(&path);
+            Folder { path, stat: None, known, settled: true, dirty: true }
+        });
+        let mut found = walk.run(folders.collect(), index.stamp(), pulse)?;
+        let linked = found.changed.iter().any(|s| s.stat.kind == Kind::File && s.stat.links > 1);
+        // A file of several names may have changed in folders that nobody told of.
+        if !linked && watch.blind().is_none() {
+            found.sum(tree);
+            found.news = news;
+            return Ok(found);
+        }
+        walk.partial = false;
+    }
+    let first = Folder { path: Vec::new(), stat: None, known: Some(ROOT), settled: true, dirty: false };
+    let mut found = walk.run(vec![first], index.stamp(), pulse)?;
+    found.news = news;
+    Ok(found)
+}
+
+impl Scan {
+    /// Files and bytes of the whole tree, from those of the index.
+    fn sum(&mut self, tree: &Tree) {
+        (self.files, self.bytes) = (tree.files, tree.bytes);
+        let known = |path: &[u8]| tree.get(path).filter(|n| n.is_file()).map(|n| n.meta.size);
+        for seen in &self.changed {
+            if let Some(size) = known(&seen.path) {
+                self.files = self.files.saturating_sub(1);
+                self.bytes = self.bytes.saturating_sub(size);
             }
+            if seen.stat.kind == Kind::File {
+                self.files += 1;
+                self.bytes = self.bytes.saturating_add(seen.stat.size);
+            }
+        }
+        for size in self.removed.iter().filter_map(|path| known(path)) {
+            self.files = self.files.saturating_sub(1);
+            self.bytes = self.bytes.saturating_sub(size);
+        }
+    }
+}
+
+impl Walk<'_> {
+    fn run(&self, first: Vec<Folder>, stamp: u64, pulse: Pulse<'_>) -> Result<Scan> {
+        let look = now();
+        let visit = |folder: Folder, worker: &mut Worker, more: &mut Vec<Folder>| {
+            pulse()?;
+            self.visit(folder, worker, more)
+        };
+        let workers = spread(self.options.threads, first, Worker::default, visit)?;
+        let mut all = Scan { look, stamp, whole: !self.partial, ..Scan::default() };
+        for Worker { out, .. } in workers {
+            all.changed.extend(out.changed);
+            all.removed.extend(out.removed);
+            all.unreadable.extend(out.unreadable);
+            all.specials.extend(out.specials);
+            all.files += out.files;
+            all.bytes += out.bytes;
+            if out.largest.as_ref().map(|l| l.1) > all.largest.as_ref().map(|l| l.1) {
+                all.largest = out.largest;
+            }
+        }
+        all.changed.sort_unstable_by(|a, b| a.path.cmp(&b.path));
+        all.removed.sort_unstable();
+        all.unreadable.sort_unstable();
+        all.specials.sort_unstable();
+        if self.partial {
+            // A dirty folder may also have been reached from the one around it.
+            all.changed.dedup_by(|a, b| a.path == b.path);
+            all.removed.dedup();
+            all.unreadable.dedup();
+            all.specials.dedup();
+        }
+        all.specials.truncate(SPECIALS);
+        Ok(all)
+    }
+
+    fn visit(&self, mut folder: Folder, worker: &mut Worker, more: &mut Vec<Folder>) -> Result<()> {
+        let Walk { root, tree, options, watch, partial } = *self;
+        let Worker { out, listing } = worker;
+        let read = beneath::open(root, &folder.path, beneath::FOLDER, rustix::fs::Mode::empty()).and_then(|fd| {
+            if let Some(watch) = watch {
+                watch.add(&folder.path, fd.as_fd());
+            }
+            if folder.dirty && !folder.path.is_empty() {
+                let stat = stat_fd(fd.as_fd())?;
+                folder.settled = tree.get(&folder.path).is_some_and(|n| n.dir().is_some() && stat.settled(&n.meta));
+                folder.stat = Some(stat);
+            }
+            listing.read(&fd)
+        });
+        let readable = match read {
+            Ok(()) => true,
+            // The folder around it has news of that as well.
+            Err(Errno::NOENT | Errno::NOTDIR | Errno::LOOP) if folder.dirty && !folder.path.is_empty() => return Ok(()),
+            Err(Errno::NOENT | Errno::NOTDIR | Errno::LOOP) if folder.stat.is_some() => {
+                // Gone or replaced since its own folder was read; the next scan sees what is there now.
+                if let Some(id) = folder.known {
+                    out.removed.extend(tree.below(id, &folder.path));
+                    out.removed.push(folder.path);
+                }
+                return Ok(());
+            }
+            Err(Errno::ACCESS) if !folder.path.is_empty() => false,
+            Err(e) => return Err(Error::os(&folder.path, e)),
+        };
+        if let Some(stat) = folder.stat {
+            if !folder.settled {
+                out.changed.push(Seen { path: folder.path.clone(), stat });
+            }
+        }
+        if !readable {
+            out.unreadable.push(folder.path);
             return Ok(());
         }
-        Err(Errno::ACCESS) if folder.stat.is_some() => false,
-        Err(e) => return Err(Error::os(&folder.path, e)),
-    };
-    if let Some(stat) = folder.stat {
-        if !folder.settled {
-            out.changed.push(Seen { path: folder.path.clone(), stat });
+        let mut known = folder.known.into_iter().flat_map(|id| tree.children(id)).peekable();
+        for (name, stat) in listing.entries() {
+            while let Some(gone) = known.next_if(|n| tree.name(n) < name) {
+                remove(tree, &folder.path, gone, out);
+            }
+            let node = known.next_if(|n| tree.name(n) == name);
+            if folder.path.is_empty() && (name == options.skip || name == paths::RESERVED) {
+                continue;
+            }
+            if stat.kind == Kind::Special {
+                if out.specials.len() < SPECIALS {
+                    out.specials.push(paths::join(&folder.path, name));
+                }
+                if let Some(node) = node {
+                    remove(tree, &folder.path, node, out);
+                }
+                continue;
+            }
+            if folder.path.len() + 1 + name.len() > paths::PATH_BYTES {
+                out.unreadable.push(paths::join(&folder.path, name));
+                continue;
+            }
+            let same_kind = node.filter(|n| match n.body {
+                Body::Dir(_) => stat.kind == Kind::Dir,
+                Body::Link => stat.kind == Kind::Link,
+                Body::Small | Body::Large(_) => stat.kind == Kind::File,
+            });
+            if let (Some(node), None) = (node, same_kind) {
+                // Another kind took its place: what lay below is gone, the path itself is replaced.
+                if let Some(id) = node.dir() {
+                    out.removed.extend(tree.below(id, &paths::join(&folder.path, name)));
+                }
+            }
+            if stat.kind == Kind::Dir {
+                let path = paths::join(&folder.path, name);
+                let settled = same_kind.is_some_and(|n| stat.settled(&n.meta));
+                if !(partial && same_kind.is_some() && watch.is_some_and(|w| w.watches(&path))) {
+                    more.push(Folder { path, stat: Some(*stat), known: same_kind.and_then(Node::dir), settled, dirty: false });
+                } else if !settled {
+                    out.changed.push(Seen { path, stat: *stat });
+                }
+                continue;
+            }
+            if stat.kind == Kind::File {
+                out.files += 1;
+                out.bytes += stat.size;
+                if out.largest.as_ref().is_none_or(|l| l.1 < stat.size) {
+                    out.largest = Some((paths::join(&folder.path, name), stat.size));
+                }
+            }
+            if options.all || !same_kind.is_some_and(|n| stat.settled(&n.meta)) {
+                out.changed.push(Seen { path: paths::join(&folder.path, name), stat: *stat });
+            }
         }
-    }
-    if !readable {
-        out.unreadable.push(folder.path);
-        return Ok(());
-    }
-    let mut known = folder.known.into_iter().flat_map(|id| tree.children(id)).peekable();
-    for (name, stat) in listing.entries() {
-        while let Some(gone) = known.next_if(|n| tree.name(n) < name) {
+        for gone in known {
             remove(tree, &folder.path, gone, out);
         }
-        let node = known.next_if(|n| tree.name(n) == name);
-        if folder.stat.is_none() && (name == options.skip || name == paths::RESERVED) {
-            continue;
-        }
-        if stat.kind == Kind::Special {
-            if out.specials.len() < SPECIALS {
-                out.specials.push(paths::join(&folder.path, name));
-            }
-            if let Some(node) = node {
-                remove(tree, &folder.path, node, out);
-            }
-            continue;
-        }
-        if folder.path.len() + 1 + name.len() > paths::PATH_BYTES {
-            out.unreadable.push(paths::join(&folder.path, name));
-            continue;
-        }
-        let same_kind = node.filter(|n| match n.body {
-            Body::Dir(_) => stat.kind == Kind::Dir,
-            Body::Link => stat.kind == Kind::Link,
-            Body::Small | Body::Large(_) => stat.kind == Kind::File,
-        });
-        if let (Some(node), None) = (node, same_kind) {
-            // Another kind took its place: what lay below is gone, the path itself is replaced.
-            if let Some(id) = node.dir() {
-                out.removed.extend(tree.below(id, &paths::join(&folder.path, name)));
-            }
-        }
-        if stat.kind == Kind::Dir {
-            more.push(Folder {
-                path: paths::join(&folder.path, name),
-                stat: Some(*stat),
-                known: same_kind.and_then(Node::dir),
-                settled: same_kind.is_some_and(|n| stat.settled(&n.meta)),
-            });
-            continue;
-        }
-        if stat.kind == Kind::File {
-            out.files += 1;
-            out.bytes += stat.size;
-            if out.largest.as_ref().is_none_or(|l| l.1 < stat.size) {
-                out.largest = Some((paths::join(&folder.path, name), stat.size));
-            }
-        }
-        if options.all || !same_kind.is_some_and(|n| stat.settled(&n.meta)) {
-            out.changed.push(Seen { path: paths::join(&folder.path, name), stat: *stat });
-        }
+        Ok(())
     }
-    for gone in known {
-        remove(tree, &folder.path, gone, out);
-    }
-    Ok(())
 }
 
 fn remove(tree: &Tree, dir: &[u8], node: &Node, out: &mut Scan) {

@@ -137,6 +137,15 @@ impl Tree {
         self.spot(dir, name).ok().map(|s| self.node(s))
     }
 
+    /// The first child whose name is greater.
+    pub fn next_child(&self, dir: u32, after: &[u8]) -> Option<&Node> {
+        let runs = &self.dirs[dir as usize].runs;
+        let run = runs.partition_point(|r| self.name(&r[0]) <= after).saturating_sub(1);
+        let nodes = runs.get(run)?;
+        let at = nodes.partition_point(|n| self.name(n) <= after);
+        nodes.get(at).or_else(|| runs.get(run + 1).map(|r| &r[0]))
+    }
+
     /// The folder with that path, "" being the root.
     pub fn dir(&self, path: &[u8]) -> Option<u32> {
         let mut dir = ROOT;

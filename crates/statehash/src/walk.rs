@@ -32,6 +32,8 @@ pub struct Stat {
     pub mtime: i64,
     pub ctime: i64,
     pub ino: u64,
+    /// How many names it has.
+    pub links: u32,
 }
 
 /// A change within this of a look may be followed by another that leaves the same times: the kernel stamps files
@@ -79,6 +81,7 @@ const WANTED: StatxFlags = StatxFlags::TYPE
     .union(StatxFlags::SIZE)
     .union(StatxFlags::MTIME)
     .union(StatxFlags::CTIME)
+    .union(StatxFlags::NLINK)
     .union(StatxFlags::INO);
 
 fn told(s: &Statx) -> Stat {
@@ -97,6 +100,7 @@ fn told(s: &Statx) -> Stat {
         mtime: ns(s.stx_mtime.tv_sec, s.stx_mtime.tv_nsec),
         ctime: ns(s.stx_ctime.tv_sec, s.stx_ctime.tv_nsec),
         ino: s.stx_ino,
+        links: s.stx_nlink,
     }
 }
 
@@ -156,17 +160,17 @@ impl Listing {
     }
 }
 
-/// Runs `visit` for each item on up to `threads` threads until none is left; it may add more. Each thread has its own
+/// Runs `visit` for each item, of `first` to begin with, on up to `threads` threads until none is left; it may add more. Each thread has its own
 /// `S`, all of which are returned. The first error ends the work.
 pub fn spread<T: Send, S: Send>(
     threads: usize,
-    first: T,
+    first: Vec<T>,
     state: impl Fn() -> S + Sync,
     visit: impl Fn(T, &mut S, &mut Vec<T>) -> Result<()> + Sync,
 ) -> Result<Vec<S>> {
     if threads <= 1 {
         let mut mine = state();
-        let mut todo = vec![first];
+        let mut todo = first;
         let mut more = Vec::new();
         while let Some(item) = todo.pop() {
             visit(item, &mut mine, &mut more)?;
@@ -179,7 +183,7 @@ pub fn spread<T: Send, S: Send>(
         busy: usize,
         failed: Option<Error>,
     }
-    let shared = Mutex::new(Shared { todo: vec![first], busy: 0, failed: None });
+    let shared = Mutex::new(Shared { todo: first, busy: 0, failed: None });
     let wake = Condvar::new();
     // A poisoned lock only says that another thread panicked; the scope passes that panic on.
     let lock = || -> MutexGuard<'_, Shared<T>> { shared.lock().unwrap_or_else(|e| e.into_inner()) };

@@ -299,10 +299,31 @@ impl<'a> Worker<'a> {
         stored
     }
 
+    /// A range without any data.
+    fn hole(&mut self, source: &Source, first: u32, count: u32) -> Found {
+        let digest = |i: u32| block::zero_digest(block::length(source.before.size, i.into()));
+        let differing = |i: &u32| source.known(*i) != Some(digest(*i));
+        let mut blocks: Vec<_> = (first..first + count).filter(differing).map(|i| (i, digest(i))).collect();
+        let doubt = blocks.iter().any(|(i, digest)| !source.expects(*i, digest));
+        if doubt {
+            blocks.clear();
+        }
+        if !blocks.is_empty() {
+            self.record(source.record(first));
+        }
+        for run in blocks.chunk_by(|a, b| a.0 + 1 == b.0) {
+            self.record(Record::Zero { index: run[0].0, count: run.len() as u32 });
+        }
+        Found { blocks, short: None, doubt }
+    }
+
     fn blocks(&mut self, source: &Source, first: u32, count: u32) -> Result<Found> {
         let size = source.before.size;
         let from = u64::from(first) * BLOCK as u64;
         let want = (size - from).min(u64::from(count) * BLOCK as u64) as usize;
+        if read::data_from(&source.fd, from) >= from + want as u64 {
+            return Ok(self.hole(source, first, count));
+        }
         let mut buffer = std::mem::take(&mut self.buffer);
         if buffer.len() < want {
             buffer.resize(want, 0);

@@ -26,6 +26,12 @@ from the0.sync.local import Origin, StateFolder
 SDK_PREFIX = names.SDK_STATE_DIR.encode()
 SPARED_S = 600.0
 """For how long a segment that could not be carried whole is not chosen again."""
+CUT_TRIES = 3
+"""How often what moved during a commit is folded in."""
+_CHEAP_S = 0.05
+"""A pack that took less is made anew rather than followed by another segment."""
+_PAST_THE_CLOCK_S = 0.03
+"""More than the granularity of the clock that files are stamped with."""
 
 
 class Fenced(Exception):
@@ -44,6 +50,19 @@ class Committed:
     specials: tuple[str, ...] = ()
     dropped: int = 0
     """Segments that HEAD no longer lists."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Packed:
+    """What is stored and not yet named by HEAD."""
+
+    pack: statehash.Pack
+    refs: list[SegmentRef]
+    scan: statehash.Scan
+    """The last one that was packed."""
+    carried: list[str]
+    """Keys of the segments of which what counts was packed, too."""
+    cut: bool
 
 
 class OverLimit(Permanent):
@@ -68,6 +87,10 @@ class Committer:
     ) -> None:
         self.stored = stored
         self.index = index
+        self.live = False
+        """A bot runs beside us: what moves during a commit is looked for and folded in."""
+        self.watch: statehash.Watch | None = None
+        """Where there is one, scans watch every folder, and it tells what moved during a commit."""
         self._store = store
         self._bucket = bucket
         self._bot_id = bot_id
@@ -113,8 +136,14 @@ class Committer:
         """Stored bytes that still count."""
         return sum(live for _, _, _, live in self.index.segments())
 
-    def scan(self) -> statehash.Scan:
-        return statehash.scan(self._folder.root_fd, self.index)
+    def scan(self, *, whole: bool = True) -> statehash.Scan:
+        """Of the whole tree, or of the folders that the watch has news of."""
+        return statehash.scan(self._folder.root_fd, self.index, watch=self.watch, whole=whole or self.watch is None)
+
+    def settle(self, scan: statehash.Scan) -> None:
+        """That scan, made with the present watch, is dealt with."""
+        if self.watch is not None:
+            self.watch.settle(scan)
 
     def due(self, scan: statehash.Scan) -> bool:
         """Whether there is anything to commit: a change, a commit whose end is not known, or files left out that may be gone by now."""
@@ -131,21 +160,12 @@ class Committer:
         if self.index.pending_meta is not None:
             self.resolve()
             scan = self.scan()  # the one given was held against the index as it was before
-        if scan.bytes > self._max_bytes:
-            raise OverLimit(
-                f"The state of bot {self._bot_id} is {scan.bytes} bytes, over MAX_STATE_SIZE_MB ({self._max_bytes // 2**20}): "
-                f"generation {self.content.generation} stays the last one stored; make it smaller or raise the limit.",
-                code=ExitCode.STATE_LIMIT,
-            )
-        carried = self._to_carry()
-        if carried:
-            scan = scan.carry(self.index, carried)
-        pack = statehash.Pack(self._folder.root_fd, self.index, scan, max_file_bytes=self._max_file_bytes)
         generation = self.content.generation + 1
-        refs = self._upload(pack, generation, between)
+        packed = self._upload(scan, generation, between)
+        pack, refs = packed.pack, packed.refs
         dropped = pack.dropped
         now_s = time.monotonic()
-        self._spared.update((key, now_s + SPARED_S) for key in set(carried) - set(dropped))
+        self._spared.update((key, now_s + SPARED_S) for key in set(packed.carried) - set(dropped))
         outcome = Committed(
             generation=generation if refs or dropped else None,
             segments=len(refs),
@@ -156,13 +176,14 @@ class Committer:
             dropped=len(dropped),
         )
         if refs or dropped:
-            self._send(pack, refs, dropped, outcome, imported_etag)
+            self._send(packed, dropped, outcome, imported_etag)
         else:
             self.index.stage(pack, [], self.index.meta)
             self.index.confirm(self.index.meta)
             archive = _imported(imported_etag, self.content.generation) if imported_etag is not None else None
             if archive is not None or outcome.incomplete != self.content.incomplete:
                 self.record(archive=archive, end_import=archive is not None, incomplete=outcome.incomplete)
+        self.settle(packed.scan)
         return outcome
 
     def resolve(self) -> None:
@@ -224,10 +245,14 @@ class Committer:
         held = [Held(key, stored, live) for key, _, stored, live in self.index.segments()]
         return list(cleaning.choose(held, bounds=self._bounds, spared=self._spared))
 
-    def _upload(self, pack: statehash.Pack, generation: int, between: Callable[[], None] | None) -> list[SegmentRef]:
+    def _upload(self, scan: statehash.Scan, generation: int, between: Callable[[], None] | None) -> _Packed:
+        """Packs and stores what changed, and what changed meanwhile, until nothing did or the tries are used up."""
         refs: list[SegmentRef] = []
         with Lane("upload") as lane:
-            while (segment := pack.next()) is not None:
+
+            def send(segment: statehash.Segment | None) -> None:
+                if segment is None:
+                    return
                 key = names.segment_key(
                     self._bot_id, lineage=self.content.lineage, generation=generation, digest=segment.digest
                 )
@@ -235,16 +260,52 @@ class Committer:
                 if between is not None:
                     between()
                 lane.do(_putter(self._store, self._bucket, key, segment))
-        return refs
 
-    def _send(
-        self,
-        pack: statehash.Pack,
-        refs: list[SegmentRef],
-        dropped: list[str],
-        outcome: Committed,
-        imported_etag: str | None,
-    ) -> None:
+            pack, carried = self._pack(scan)
+            begun_s, cut = time.monotonic(), False
+            for left in reversed(range(CUT_TRIES)):
+                last: statehash.Segment | None = None
+                while (segment := pack.next()) is not None:
+                    send(last)
+                    last = segment
+                watch = self.watch if self.watch is not None and self.watch.blind is None else None
+                cut = not self.live or (watch is not None and not watch.moved_since(scan))
+                if cut or not left or (last is None and not refs and not pack.dropped):
+                    send(last)
+                    break
+                if watch is not None and not scan.whole and not refs and time.monotonic() - begun_s < _CHEAP_S:
+                    scan = self.scan(whole=False)
+                    pack, carried = self._pack(scan)
+                    continue
+                send(last)
+                if watch is None:
+                    # A change within the clock's granularity of our look would not show.
+                    time.sleep(_PAST_THE_CLOCK_S)
+                scan = self._within(pack.fold(watch=watch))
+                if watch is None and not scan:
+                    cut = True
+                    break
+        return _Packed(pack, refs, scan, carried, cut=cut and not pack.moved)
+
+    def _pack(self, scan: statehash.Scan) -> tuple[statehash.Pack, list[str]]:
+        """Of the scan and of what is to be carried; keys of the segments that it is carried from."""
+        carried = self._to_carry()
+        if carried:
+            scan = scan.carry(self.index, carried)
+        scan = self._within(scan)
+        return statehash.Pack(self._folder.root_fd, self.index, scan, max_file_bytes=self._max_file_bytes), carried
+
+    def _within(self, scan: statehash.Scan) -> statehash.Scan:
+        if scan.bytes > self._max_bytes:
+            raise OverLimit(
+                f"The state of bot {self._bot_id} is {scan.bytes} bytes, over MAX_STATE_SIZE_MB ({self._max_bytes // 2**20}): "
+                f"generation {self.content.generation} stays the last one stored; make it smaller or raise the limit.",
+                code=ExitCode.STATE_LIMIT,
+            )
+        return scan
+
+    def _send(self, packed: _Packed, dropped: list[str], outcome: Committed, imported_etag: str | None) -> None:
+        pack, refs = packed.pack, packed.refs
         gone = frozenset(dropped)
         if gone:
             # What is no longer listed then stays restorable by this, until `sweep` finds it too old.
@@ -257,7 +318,7 @@ class Committer:
                 generation=generation,
                 segments=(*(ref for ref in former.content.segments if ref.key not in gone), *refs),
                 since=generation if gone else former.content.since,
-                cut=not pack.moved,
+                cut=packed.cut,
                 stale=(),
                 incomplete=outcome.incomplete,
             )

@@ -21,12 +21,17 @@ from the0.sync.commit import SDK_PREFIX, Committed, Committer, Fenced, OverLimit
 from the0.sync.head import HeadFile
 from the0.sync.local import Origin, StateFolder
 from the0.sync.logs import LogShipper
+from the0.sync.rehash import Rehash
 from the0.sync.sweep import Sweeper, Sweeping
 from the0.sync.table import FAILING_S
+from the0.sync.watching import Bell, Watching
 
 TICK_S = 1.0
-"""How often the tree's metadata are looked at; less often where that would take over 1/20 of a core."""
+"""How often the whole tree's metadata are looked at where it cannot be watched; less often where that would take over 1/20 of a core."""
 SHARE = 20
+PACK_SHARE = 5
+"""Storing takes at most 1/5 of a core, until it would have to wait for longer than `PAUSE_S`."""
+PAUSE_S = 5.0
 ARCHIVE_EVERY_S = 60.0
 LOOK_AGAIN_S = 5.0
 """When HEAD is looked at again after it could not be read."""
@@ -62,6 +67,7 @@ class Keeper:
         self._settings = settings
         self._folder = folder
         self._committer = committer
+        committer.live = True
         self._archive = ArchiveFile(store, bucket=settings.buckets.state, bot_id=settings.bot_id)
         self._say = say
         self._said = _Said()
@@ -87,18 +93,29 @@ class Keeper:
         self._failing_since_s: float | None = None
         self._next_try_s = 0.0
         self._backoff_s = TICK_S
+        self.watching = Watching(folder.root_fd, say=say)
+        self._rehash = Rehash(now_s)
+        self._whole = True
+        self._next_whole_s = now_s
+        self._not_before_s = now_s
         self.store_down = False
         """The store has been out of reach for longer than the policy allows."""
 
     def one_pass(self, now_s: float) -> float:
-        """Looks, commits what changed, keeps the claim in sight. Returns the seconds until the next look is due. Raises Fenced."""
-        begun, cost_s, really_s = time.thread_time(), 0.0, time.monotonic()
+        """Looks, commits what changed, keeps the claim in sight. Raises Fenced.
+
+        Returns the seconds until the next look is due without news.
+        """
+        really_s = time.monotonic()
         trouble: Fault | None = None
         try:
-            scan = self._committer.scan()
-            cost_s = time.thread_time() - begun
             if now_s >= self._next_try_s:
-                self._commit(scan, between=lambda: self._glance(now_s + time.monotonic() - really_s))
+                scan = self._scan(now_s)
+                if scan is not None:
+                    begun_s = time.process_time()
+                    self._commit(scan, between=lambda: self._glance(now_s + time.monotonic() - really_s))
+                    pause_s = min((time.process_time() - begun_s) * (PACK_SHARE - 1), PAUSE_S)
+                    self._not_before_s = max(self._not_before_s, now_s + time.monotonic() - really_s + pause_s)
                 self._publish(now_s, at_most_every_s=ARCHIVE_EVERY_S)
                 self._sweeping.tend(now_s, live_bytes=self._committer.live_bytes)
         except Fault as reason:
@@ -117,7 +134,40 @@ class Keeper:
                 self._recovered(now_s)
             except OSError as reason:
                 self._failed(files.disk_fault(reason, f"storing the state of bot {self._settings.bot_id}"), now_s)
-        return max(TICK_S, cost_s * SHARE)
+        return self._due_s(now_s) - now_s
+
+    @property
+    def not_before_s(self) -> float:
+        """When news are next worth a pass."""
+        return max(self._not_before_s, self._next_try_s)
+
+    def _due_s(self, now_s: float) -> float:
+        due = [self._next_look_s, self._next_whole_s]
+        if self._archive_due:
+            due.append(self._archived_s + ARCHIVE_EVERY_S)
+        if self._failing_since_s is not None:
+            due.append(self._next_try_s)
+        return max(min(due), self.not_before_s, now_s)
+
+    def _scan(self, now_s: float) -> statehash.Scan | None:
+        """Of the whole tree, of what the watch has news of, or nothing."""
+        committer = self._committer
+        if self._rehash.step(self._folder.root_fd, committer.index, now_s=now_s):
+            self._whole = True
+        sees = self.watching.sees(now_s)
+        committer.watch = self.watching.watch
+        unfinished = committer.index.pending_meta is not None or bool(committer.content.incomplete)
+        self._whole = self._whole or not sees or unfinished or now_s >= self._next_whole_s
+        if not self._whole and self.watching.watch is not None and not self.watching.watch.dirty:
+            return None
+        begun_s = time.thread_time()
+        scan = committer.scan(whole=self._whole)
+        if scan.whole:
+            cost_s = time.thread_time() - begun_s
+            every_s = TICK_S if self.watching.watch is None else self._settings.interval_s
+            self._next_whole_s = now_s + max(every_s, cost_s * SHARE)
+            self._not_before_s = now_s + min(cost_s * SHARE, PAUSE_S)
+        return scan
 
     def finish(self, *, deadline_s: float, now_s: Callable[[], float] = time.monotonic) -> None:
         """The final commit and the archive. The bot has ended. Raises the last Fault when the deadline has passed, or Fenced."""
@@ -167,15 +217,24 @@ class Keeper:
 
     def _commit(self, scan: statehash.Scan, *, between: Callable[[], None] | None = None) -> None:
         if not self._committer.due(scan):
+            self._committer.settle(scan)
+            self._whole = False
             self._within_limit()
             return
         try:
             done = self._committer.commit(scan, between=between)
         except OverLimit as reason:
+            # News wake us again; what was found is not stored, so the next scan is of everything.
+            self._committer.settle(scan)
+            self._whole = True
             if not self._said.over_limit:
                 self._said.over_limit = True
                 self._say(reason.sentence)
             return
+        except BaseException:
+            self._whole = True
+            raise
+        self._whole = False
         self._within_limit()
         self._tell(done)
         if done.generation is not None:
@@ -303,7 +362,7 @@ def run(
         notify("ready")
         fenced = False
         try:
-            _loop(settings, keeper, stop=stop, notify=notify, done_file=done_file)
+            _loop(keeper, stop=stop, notify=notify, done_file=done_file)
         except Fenced:
             fenced = True
             shipper.fence()
@@ -352,7 +411,6 @@ def _begin(
 
 
 def _loop(
-    settings: SyncSettings,
     keeper: Keeper,
     *,
     stop: threading.Event,
@@ -360,14 +418,21 @@ def _loop(
     done_file: str | None,
 ) -> None:
     told_down = False
-    while not stop.is_set():
-        wait_s = keeper.one_pass(time.monotonic())
-        if keeper.store_down and not told_down:
-            told_down = True
-            notify("store-down")
-        if done_file is not None and os.path.lexists(done_file):
-            return
-        stop.wait(min(wait_s, settings.interval_s))
+    bell = Bell(stop)
+    try:
+        while not stop.is_set():
+            begun_s = time.monotonic()
+            wait_s = keeper.one_pass(begun_s)
+            if keeper.store_down and not told_down:
+                told_down = True
+                notify("store-down")
+            if done_file is not None:
+                if os.path.lexists(done_file):
+                    return
+                wait_s = min(wait_s, TICK_S)
+            keeper.watching.rest(bell, until_s=begun_s + wait_s, not_before_s=keeper.not_before_s)
+    finally:
+        bell.close()
 
 
 def _fence(settings: SyncSettings, notify: Callable[[str], None], stop: threading.Event) -> None:
