@@ -156,10 +156,18 @@ class Recheck:
     """Reads the files of an index a share at a time, round after round, and finds content that changed without a trace in the metadata."""
 
     def __init__(self) -> None: ...
-    def step(self, root_fd: int, index: Index, *, budget_bytes: int, budget_s: float) -> list[bytes]:
-        """Reads on from where it was, about so much (a file counts as 4 KiB at least), at most to the round's end. Returns the paths that
+    def step(
+        self, root_fd: int, index: Index, *, budget_bytes: int, budget_s: float, round: bool = True
+    ) -> list[bytes]:
+        """Reads on from where it was, about so much (a file counts as 4 KiB at least), at most to the round's end, or where `round` is False
+        to the end of what is put first. Returns the paths that
         differ; in the index, in memory, they count as changed from now on, so that the next whole scan finds them. Scans and packs made
         before do not fit the index any more where there are any."""
+    def prefer(self, index: Index, after_ns: int, upto_ns: int) -> None:
+        """Puts files first whose ctime (of the clock of files, nanoseconds since 1970) is after the one and not after the other."""
+    @property
+    def preferred(self) -> int:
+        """How many files are put first and not begun."""
     @property
     def rounds(self) -> int:
         """How often the whole tree was read."""

@@ -1,6 +1,7 @@
 //! Reads the whole tree a share at a time and finds files whose content is not the index's although their metadata are:
 //! written through mmap, or with the times put back. They count as changed from then on.
 
+use std::collections::VecDeque;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::time::{Duration, Instant};
 
@@ -18,8 +19,12 @@ const LEAST: u64 = 4096;
 /// Where a reading is; what changes in the tree meanwhile may be passed over until the next round.
 #[derive(Debug, Default)]
 pub struct Recheck {
+    /// The last file of the round that was begun.
+    place: Vec<u8>,
+    /// Files to be read before the round goes on.
+    first: VecDeque<Vec<u8>>,
+    /// The file that is being read, and from where on.
     path: Vec<u8>,
-    /// Where to go on within `path`; 0 is after it.
     offset: u64,
     pub rounds: u64,
     pub bytes: u64,
@@ -27,13 +32,35 @@ pub struct Recheck {
 }
 
 impl Recheck {
-    /// Reads on for about `budget` bytes or `time`, at most to the end of the round. Returns the paths that differ.
+    /// Puts files first that changed after one moment and not after another (nanoseconds since 1970).
+    pub fn prefer(&mut self, index: &Index, after: i64, upto: i64) {
+        let tree = index.tree();
+        let mut todo = vec![(ROOT, Vec::new())];
+        while let Some((dir, path)) = todo.pop() {
+            for node in tree.children(dir) {
+                if let Some(id) = node.dir() {
+                    todo.push((id, paths::join(&path, tree.name(node))));
+                } else if node.meta.ctime > after && node.meta.ctime <= upto {
+                    self.first.push_back(paths::join(&path, tree.name(node)));
+                }
+            }
+        }
+    }
+
+    /// How many files are put first.
+    pub fn preferred(&self) -> usize {
+        self.first.len()
+    }
+
+    /// Reads on for about `budget` bytes or `time`, at most to the end of the round, or of what is put first where `round` is
+    /// false. Returns the paths that differ.
     pub fn step(
         &mut self,
         root: BorrowedFd<'_>,
         index: &mut Index,
         budget: u64,
         time: Duration,
+        round: bool,
         pulse: Pulse<'_>,
     ) -> Result<Vec<Vec<u8>>> {
         let begun = Instant::now();
@@ -42,14 +69,19 @@ impl Recheck {
             pulse()?;
             let tree = index.tree();
             if self.offset == 0 {
-                match next(tree, &self.path) {
-                    Some(path) => self.path = path,
+                self.path = match self.first.pop_front() {
+                    Some(path) => path,
+                    None if !round => break,
                     None => {
-                        self.path.clear();
-                        self.rounds += 1;
-                        break;
+                        let Some(path) = next(tree, &self.place) else {
+                            self.place.clear();
+                            self.rounds += 1;
+                            break;
+                        };
+                        self.place.clone_from(&path);
+                        path
                     }
-                }
+                };
             }
             let Some(node) = tree.get(&self.path).filter(|n| n.dir().is_none()) else {
                 self.offset = 0;

@@ -94,7 +94,7 @@ class Keeper:
         self._next_try_s = 0.0
         self._backoff_s = TICK_S
         self.watching = Watching(folder.root_fd, say=say)
-        self._rehash = Rehash(now_s)
+        self._rehash = Rehash(now_s=now_s, clock_s=time.time())
         self._whole = True
         self._next_whole_s = now_s
         self._not_before_s = now_s
@@ -152,7 +152,7 @@ class Keeper:
     def _scan(self, now_s: float) -> statehash.Scan | None:
         """Of the whole tree, of what the watch has news of, or nothing."""
         committer = self._committer
-        if self._rehash.step(self._folder.root_fd, committer.index, now_s=now_s):
+        if self._rehash.step(self._folder.root_fd, committer.index, now_s=now_s, clock_s=time.time()):
             self._whole = True
         sees = self.watching.sees(now_s)
         committer.watch = self.watching.watch
@@ -171,6 +171,10 @@ class Keeper:
 
     def finish(self, *, deadline_s: float, now_s: Callable[[], float] = time.monotonic) -> None:
         """The final commit and the archive. The bot has ended. Raises the last Fault when the deadline has passed, or Fenced."""
+        try:
+            self._rehash.finish(self._folder.root_fd, self._committer.index, clock_s=time.time())
+        except OSError as reason:
+            raise files.disk_fault(reason, f"reading the state of bot {self._settings.bot_id}") from reason
         while True:
             try:
                 self._commit(self._committer.scan())
