@@ -5,14 +5,15 @@ from __future__ import annotations
 import random
 from collections.abc import Callable
 from dataclasses import dataclass
-from datetime import date, datetime, timedelta
+from datetime import UTC, date, datetime, timedelta
 from functools import cache
-from zoneinfo import ZoneInfo
+from itertools import islice, pairwise
+from zoneinfo import ZoneInfo, available_timezones
 
 import pytest
 
-from the0.errors import Permanent
-from the0.orchestrate.schedule import parse
+from the0.errors import ExitCode, Permanent
+from the0.orchestrate.schedule import parse, slots, start_deadline_s
 
 # --- The oracle -----------------------------------------------------------------------------------
 
@@ -208,3 +209,185 @@ def test_ten_thousand_random_schedules(part: int) -> None:
         compared += 1
         assert slot == expected, f"{oracle.text} after {moment}: {slot}, not {expected}"
     assert compared > 900
+
+
+# --- By hand --------------------------------------------------------------------------------------
+
+
+def shown(expression: str, *, after: str, count: int, timezone: str = "UTC") -> list[str]:
+    """The next slots in UTC."""
+    after_s = datetime.fromisoformat(after).replace(tzinfo=UTC).timestamp()
+    found = islice(slots(parse(expression, timezone=timezone), after_s=after_s), count)
+    return [datetime.fromtimestamp(slot, UTC).strftime("%Y-%m-%d %H:%M:%S") for slot in found]
+
+
+@pytest.mark.parametrize(
+    ("macro", "expression"),
+    [
+        ("@yearly", "0 0 1 1 *"),
+        ("@annually", "0 0 1 1 *"),
+        ("@monthly", "0 0 1 * *"),
+        ("@weekly", "0 0 * * 0"),
+        ("@daily", "0 0 * * *"),
+        ("@midnight", "0 0 * * ?"),
+        ("@Hourly", "0 * ? * *"),
+        ("@every 1h", "0 * * * *"),
+        ("@every 90", "@every 1m30s"),
+        ("@every 1.9s", "* * * * * *"),
+        ("@every 1ms", "@every 1s"),
+        ("TZ=Asia/Tokyo @daily", "0 15 * * *"),
+        ("0 9 * * SUN-TUE", "0 9 * * 7-2"),
+        ("0 9 * * 5-7", "0 9 * * fri,sat,sun"),
+        ("0 9 * * */2", "0 9 * * 0,2,4,6"),
+        ("0 9 * * 7/3", "0 9 * * 0,3,6"),
+        ("0 9 1 Nov-Feb *", "0 9 1 11,12,1,2 *"),
+        ("55-5/5 * * * *", "0,5,55 * * * *"),
+        ("*/40 * * * *", "0,40 * * * *"),
+        ("10/20 * * * *", "10,30,50 * * * *"),
+        ("0 0 9 * * *", "0 9 * * *"),
+        ("0 9 30,31,L 4,6 *", "0 9 L 4,6 *"),
+    ],
+)
+def test_two_ways_to_write_the_same(macro: str, expression: str) -> None:
+    assert shown(macro, after="2026-11-23T23:59:59", count=20) == shown(
+        expression, after="2026-11-23T23:59:59", count=20
+    )
+
+
+def test_day_of_month_and_day_of_week() -> None:
+    either = shown("0 0 13 * FRI", after="2026-11-01T00:00:00", count=5)
+    assert [day[:10] for day in either] == ["2026-11-06", "2026-11-13", "2026-11-20", "2026-11-27", "2026-12-04"]
+    # A step restricts: either again, not both.
+    stepped = shown("0 0 */15 * FRI", after="2026-11-01T00:00:00", count=4)
+    assert [day[:10] for day in stepped] == ["2026-11-06", "2026-11-13", "2026-11-16", "2026-11-20"]
+    for star in ("*", "?", "*/1"):
+        assert shown(f"0 0 13 * {star}", after="2026-11-01T00:00:00", count=1) == ["2026-11-13 00:00:00"]
+    # One that can never be leaves the other.
+    assert shown("0 0 31 2 MON", after="2027-01-01T00:00:00", count=1) == ["2027-02-01 00:00:00"]
+    assert shown("0 0 L 2 *", after="2028-01-01T00:00:00", count=2) == ["2028-02-29 00:00:00", "2029-02-28 00:00:00"]
+    assert shown("0 0 * * 1#5", after="2026-11-23T00:00:00", count=2) == ["2026-11-30 00:00:00", "2027-03-29 00:00:00"]
+
+
+def test_rare_days_are_found() -> None:
+    assert shown("0 0 29 2 ?", after="2096-03-01T00:00:00", count=1) == ["2104-02-29 00:00:00"]
+
+
+def test_an_hour_is_left_out() -> None:
+    """2026-03-29 in Berlin: 02:00 is followed by 03:00, which is 01:00 UTC."""
+    after = "2026-03-28T12:00:00"
+    assert shown("30 2 * * *", after=after, count=2, timezone="Europe/Berlin") == [
+        "2026-03-29 01:00:00",
+        "2026-03-30 00:30:00",
+    ]
+    # Twice within the hour, and right after it: still once.
+    assert shown("0,30 2,3 * * *", after=after, count=3, timezone="Europe/Berlin") == [
+        "2026-03-29 01:00:00",
+        "2026-03-29 01:30:00",
+        "2026-03-30 00:00:00",
+    ]
+    assert shown("*/30 2 * * *", after=after, count=1, timezone="Europe/Berlin") == ["2026-03-30 00:00:00"]
+    assert shown("0 * * * *", after="2026-03-29T00:30:00", count=2, timezone="Europe/Berlin") == [
+        "2026-03-29 01:00:00",
+        "2026-03-29 02:00:00",
+    ]
+
+
+def test_an_hour_comes_twice() -> None:
+    """2026-10-25 in Berlin: 02:00 to 03:00 from 00:00 UTC on, and again from 01:00 UTC on."""
+    after = "2026-10-24T12:00:00"
+    assert shown("30 2 * * *", after=after, count=2, timezone="Europe/Berlin") == [
+        "2026-10-25 00:30:00",
+        "2026-10-26 01:30:00",
+    ]
+    assert shown("*/30 2 * * *", after=after, count=5, timezone="Europe/Berlin") == [
+        "2026-10-25 00:00:00",
+        "2026-10-25 00:30:00",
+        "2026-10-25 01:00:00",
+        "2026-10-25 01:30:00",
+        "2026-10-26 01:00:00",
+    ]
+
+
+def test_a_day_is_left_out() -> None:
+    """Samoa had no 30 December 2011."""
+    assert shown("0 12 * * *", after="2011-12-29T20:00:00", count=3, timezone="Pacific/Apia") == [
+        "2011-12-29 22:00:00",
+        "2011-12-30 10:00:00",  # the first moment of the 31st, for the 30th
+        "2011-12-30 22:00:00",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("expression", "why"),
+    [
+        ("", "it has 0 fields"),
+        ("* * * *", "it has 4 fields"),
+        ("* * * * * * *", "it has 7 fields"),
+        ("60 * * * *", "the minute 60 is not within 0 and 59"),
+        ("* 24 * * *", "the hour 24 is not within 0 and 23"),
+        ("* * 0 * *", "the day of month 0 is not within 1 and 31"),
+        ("* * * 13 *", "the month 13 is not within 1 and 12"),
+        ("* * * * 8", "the day of week 8 is not within 0 and 7"),
+        ("* * * * monday", "the day of week 'monday' is unknown"),
+        ("*/0 * * * *", "has a step of 0"),
+        ("*-5 * * * *", "is no range"),
+        ("1- * * * *", "is no number, range or step"),
+        ("1,,2 * * * *", "is no number, range or step"),
+        ("-1 * * * *", "is no number, range or step"),
+        ("1.5 * * * *", "is no number, range or step"),
+        ("١ * * * *", "is no number, range or step"),
+        ("* * LW * *", "'LW' is unknown"),
+        ("* * * * 1,2#3", "mixes days of every week with days of a month"),
+        ("* * * * 1#6", "is no number, range or step"),
+        ("0 0 30 2 *", "no date ever fits it"),
+        ("0 0 31 4,6,9,11 ?", "no date ever fits it"),
+        ("@reboot", "@reboot is none of"),
+        ("@every", "after @every"),
+        ("@every 0s", "repeats after no time at all"),
+        ("@every -1h", "after @every"),
+        ("@every soon", "is no duration"),
+        ("TZ=Mars/Olympus * * * * *", "'Mars/Olympus', which is unknown"),
+        ("TZ=../../etc/passwd * * * * *", "which is unknown"),
+        ("TZ=Europe * * * * *", "which is unknown"),
+        ("TZ=UTC", "it has 1 fields"),
+        ("\x00 * * * *", "is no number, range or step"),
+    ],
+)
+def test_what_is_no_schedule(expression: str, why: str) -> None:
+    with pytest.raises(Permanent) as refused:
+        parse(expression)
+    assert refused.value.code == ExitCode.USAGE
+    assert why in refused.value.sentence
+    assert refused.value.sentence.startswith("The schedule ")
+    assert refused.value.sentence.count("\n") == 0
+    assert len(refused.value.sentence) < 500
+
+
+def test_a_zone_of_the_bot() -> None:
+    with pytest.raises(Permanent, match="names the time zone 'Berlin'"):
+        parse("@daily", timezone="Berlin")
+    # The one in the expression wins, and an unknown one elsewhere does not matter.
+    assert shown("TZ=UTC @daily", after="2026-01-01T00:00:00", count=1, timezone="Berlin") == ["2026-01-02 00:00:00"]
+
+
+def test_intervals_do_not_drift() -> None:
+    every = parse("@every 7m")
+    assert [slot % 420 for slot in islice(slots(every, after_s=1_790_000_123.4), 50)] == [0] * 50
+    assert every.next(840) == 1260
+    assert every.next(839.999) == 840
+
+
+def test_the_start_deadline() -> None:
+    hourly, minutely = parse("@hourly"), parse("* * * * *")
+    assert start_deadline_s(hourly, 7200, wanted_s=None) == 300
+    assert start_deadline_s(minutely, 7200, wanted_s=None) == 30
+    assert start_deadline_s(parse("* * * * * *"), 7200, wanted_s=None) == 0.5
+    assert start_deadline_s(minutely, 7200, wanted_s=1000) == 1000
+
+
+def test_no_zone_changes_its_clock_twice_within_a_day() -> None:
+    """What the search for a change builds upon; the years that slots can lie in."""
+    for name in sorted(available_timezones()):
+        zone = ZoneInfo(name)
+        found = changes(zone)
+        assert all(after - before > 86400 for before, after in pairwise(found)), name
