@@ -86,7 +86,9 @@ class BotLogWriter:
             self._dropped_bytes += len(line)
 
     def close(self) -> None:
-        """Idempotent."""
+        """Idempotent. Says what was dropped, if the disk takes it by now."""
+        if self._dropped_bytes and self._fd >= 0:
+            self._resume()
         for fd in (self._fd, self._folder):
             if fd >= 0:
                 os.close(fd)

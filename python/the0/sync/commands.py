@@ -97,7 +97,7 @@ def aside(settings: SyncSettings, *, as_json: bool = False, out: TextIO | None =
         print(json.dumps([{"name": name, "path": os.path.join(where, name)} for name in found]), file=out)
     else:
         for name in found:
-            print(os.path.join(where, name), file=out)
+            print(clip(os.path.join(where, name), limit=4096), file=out)
     return 0
 
 

@@ -5,6 +5,7 @@ Nothing here talks to a store. The bot may write in this folder too, so all is o
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import time
@@ -188,6 +189,8 @@ class StateFolder:
             fd = files.open_folder_beneath(self.reserved_fd, names.ASIDE)
         except FileNotFoundError:
             return []
+        except OSError as reason:
+            raise self._not_ours(reason) from reason
         try:
             with os.scandir(fd) as found:
                 return sorted(entry.name for entry in found)
@@ -205,7 +208,10 @@ class StateFolder:
         if not children:
             self.drop_index()
             return None
-        asides = files.open_folder_beneath(self.reserved_fd, names.ASIDE, create=True, mode=0o700)
+        try:
+            asides = files.open_folder_beneath(self.reserved_fd, names.ASIDE, create=True, mode=0o700)
+        except OSError as reason:
+            raise self._not_ours(reason) from reason
         try:
             stamp = time.strftime("%Y%m%dT%H%M%SZ", time.gmtime(moment))
             name = f"{stamp}-{why}"
@@ -228,6 +234,15 @@ class StateFolder:
         finally:
             os.close(asides)
         return name
+
+    def _not_ours(self, reason: OSError) -> Fatal:
+        if reason.errno not in (errno.ENOTDIR, errno.ELOOP):
+            return files.disk_fault(reason, f"opening the set-aside trees in {self.path}")
+        return Fatal(
+            f"{self.path}/{names.RESERVED_DIR}/{names.ASIDE} is no folder, though only the runtime writes there: "
+            "remove it, then start again.",
+            code=ExitCode.LOCAL_DISK,
+        )
 
     def _make_room(self, asides_fd: int, now_s: float) -> None:
         kept = self.asides()
