@@ -12,6 +12,7 @@ from the0.errors import ExitCode, Fatal, clip
 _WRAPPERS = os.path.join(os.path.dirname(os.path.abspath(__file__)), "wrappers")
 SDK_FOLDER = os.path.join(_WRAPPERS, "sdk")
 """A folder that holds `the0` as bots import it, and no other package of ours."""
+_VM_START_S = 0.25
 WORD_FD = 3
 """Where a program that is started early waits for the word to go: one byte, or the end of the file for "never mind"."""
 
@@ -39,6 +40,8 @@ class Language:
     query: Callable[[Target], list[str]]
     early: bool = False
     """Whether the program is started before the code is there, waits on WORD_FD, and touches nothing of the bot before."""
+    undisturbed_s: float = 0.0
+    """How long the start of its virtual machine has the CPUs to itself, unless the bot prints something earlier."""
     executable: bool = False
     """Whether the entrypoint itself is what is executed."""
     folders: bool = False
@@ -183,8 +186,8 @@ _PYTHON = Language(
 )
 _NODE = Language(bot=_node_bot, query=_node_query, early=True)
 _NATIVE = Language(bot=_native, query=_native, executable=True)
-_DOTNET = Language(bot=_dotnet, query=_dotnet, folders=True, environment=_dotnet_environment)
-_JVM = Language(bot=_java, query=_java)
+_DOTNET = Language(bot=_dotnet, query=_dotnet, undisturbed_s=_VM_START_S, folders=True, environment=_dotnet_environment)
+_JVM = Language(bot=_java, query=_java, undisturbed_s=_VM_START_S)
 
 LANGUAGES: Mapping[str, Language] = {
     "python3.11": _PYTHON,

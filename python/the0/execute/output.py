@@ -34,6 +34,8 @@ class Output:
     def __init__(self, loop: Loop, read_fd: int, *, log: Log, echo_fd: int) -> None:
         self.closed = False
         """Whether every process that could print has closed the pipe."""
+        self.heard = False
+        """Whether the bot has printed anything."""
         self._loop = loop
         self._log = log
         self._echo = Echo(loop, echo_fd)
@@ -63,6 +65,7 @@ class Output:
         if not data:
             self._finish()
             return
+        self.heard = True
         self._mid_line = not data.endswith(b"\n")
         self._take(data)
         self._take_inserted()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from threading import Event, Thread
+from typing import TYPE_CHECKING
 
 from the0 import runs
 from the0.errors import ExitCode, Fatal, Fault
@@ -13,7 +14,9 @@ from the0.execute.target import Wanted
 from the0.objects.open import open_store
 from the0.objects.store import ObjectStore
 from the0.settings import ExecuteSettings, SyncSettings
-from the0.sync.start import Started, start
+
+if TYPE_CHECKING:
+    from the0.sync.start import Started
 
 DEADLINE_S = 10.0
 """How long a store that does not answer is asked again before the start fails."""
@@ -66,6 +69,8 @@ def _start(
     if sync is None:
         return None
     try:
+        from the0.sync.start import start  # while the code is on its way
+
         return start(sync, store, instance=instance, ended=ended, stop=stop)
     except Exception as reason:  # noqa: BLE001 - made a sentence for the supervisor, the traceback goes to stderr
         faults.append(_as_fault(reason, "The bot's state cannot be prepared"))

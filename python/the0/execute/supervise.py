@@ -142,7 +142,16 @@ class _Run:
         if self._launched.bot is not None:
             self._keeper.watch_over(self._launched.bot.pid)
         if self._keeper.pid is None:
+            self._let_start(self._job.language.undisturbed_s)
             self._keeper.start()
+
+    def _let_start(self, within_s: float) -> None:
+        """Stays out of the bot's way until it runs, as far as can be seen from here."""
+        if within_s > 0:
+            self._loop.run_until(
+                lambda: self._output.heard or self._end is not None or self._must_end(),
+                deadline=time.monotonic() + within_s,
+            )
 
     def _serve_queries(self) -> None:
         if self._job.serve is None:
