@@ -151,10 +151,8 @@ def query(client: Client, screen: Screen, bot_id: str, path: str, params: Sequen
         return 0
     if screen.as_json:
         return _query_code(status)
-    raise Fatal(
-        f"The query {clip(path)} of bot {clip(bot_id)} failed: {clip(str(answer.get('error', f'status {status}')), limit=2000)}",
-        code=_query_code(status),
-    )
+    said = clip(str(answer.get("error", f"status {status}")), limit=2000).rstrip(".")
+    raise Fatal(f"The query {clip(path)} of bot {clip(bot_id)} failed: {said}.", code=_query_code(status))
 
 
 def _chosen(client: Client, bot_ids: Sequence[str], *, every: bool, what: str) -> list[Document]:

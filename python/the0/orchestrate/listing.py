@@ -55,6 +55,9 @@ def ps(client: Client, screen: Screen, bot_ids: Sequence[str]) -> int:
     if screen.as_json:
         screen.json(rows)
         return 0
+    if not rows:
+        screen.say("There are no bots: `runtime deploy` makes one.")
+        return 0
     headers = (
         "BOT",
         "TYPE",

@@ -78,7 +78,7 @@ def _kept(client: Client, bot_id: str) -> dict[str, int]:
 
 def _wait_for_end(client: Client, bot_id: str) -> None:
     deadline = time.monotonic() + ENDED_S
-    while still_running(client, bot_id):
+    while _is_there(client, bot_id):
         if client.control() is None or time.monotonic() > deadline:
             raise Fatal(
                 f"Bot {clip(bot_id)} is removed but still runs, so its state was left as it is: when it has ended, repeat "
@@ -88,11 +88,16 @@ def _wait_for_end(client: Client, bot_id: str) -> None:
         time.sleep(0.05)
 
 
+def _is_there(client: Client, bot_id: str) -> bool:
+    control = client.control()
+    if control is not None and control.ps([bot_id], usage=False):
+        return True
+    return still_running(client, bot_id) or not lock.is_free(client.place.bot(bot_id).state)
+
+
 def _purge(client: Client, bot_id: str) -> None:
     """First HEAD becomes a tombstone, so that no writer that slept through it can go on; then everything else goes."""
     folders = client.place.bot(bot_id)
-    if os.path.isdir(folders.state):
-        os.close(lock.hold_lock(folders.state))
     _bury(client.store, client.buckets.state, bot_id)
     head = names.head_key(bot_id)
     for bucket, prefix in (

@@ -36,7 +36,8 @@ class Screen:
 
     def table(self, headers: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
         """The last column is cut where the terminal ends; one that is empty throughout is left out."""
-        cells = [[clip(cell, limit=2000) for cell in row] for row in rows]
+        widest = 40 if self.width else 2000
+        cells = [[*(clip(cell, limit=widest) for cell in row[:-1]), clip(row[-1], limit=2000)] for row in rows]
         kept = [at for at in range(len(headers)) if at == 0 or any(row[at] for row in cells)]
         lines = [[headers[at] for at in kept], *([row[at] for at in kept] for row in cells)]
         widths = [max(_width(line[at]) for line in lines) for at in range(len(kept))]
