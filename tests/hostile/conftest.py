@@ -106,9 +106,13 @@ def yard(world: World, neighbour: Yard) -> Iterator[Yard]:
 
 
 @pytest.fixture(autouse=True)
-def _cost(request: pytest.FixtureRequest, yard: Yard) -> Iterator[None]:
+def _cost(request: pytest.FixtureRequest) -> Iterator[None]:
     """The row of a test marked `attack`, once it has passed."""
-    del yard
+    marks = list(request.node.iter_markers("attack"))
+    if not marks:
+        yield
+        return
+    request.getfixturevalue("yard")
     table = request.config.stash.setdefault(TABLE, Table())
     failed, begun, load = request.session.testsfailed, time.monotonic(), os.times()
     yield
@@ -116,6 +120,5 @@ def _cost(request: pytest.FixtureRequest, yard: Yard) -> Iterator[None]:
         return
     now = os.times()
     cpu_s = now.children_user + now.children_system - load.children_user - load.children_system
-    for mark in request.node.iter_markers("attack"):
-        row = Row(*mark.args)
-        table.costs[row] = f"{time.monotonic() - begun:.1f} s, CPU {cpu_s:.1f} s"
+    for mark in marks:
+        table.costs[Row(*mark.args)] = f"{time.monotonic() - begun:.1f} s, CPU {cpu_s:.1f} s"

@@ -13,6 +13,7 @@ import stat
 import zlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from typing import Final
 
 from the0 import canonical, files, names, statehash
 from the0.errors import ExitCode, Permanent, clip
@@ -23,6 +24,8 @@ from the0.sync.table import ArchiveFact
 LIMIT_BYTES = 100 * 1024 * 1024
 """What the API takes; a larger SDK state is kept in segments as ever, but not offered as an archive."""
 MAX_MEMBERS = 1_000_000
+_HEADER_LIMIT_BYTES = 1024 * 1024
+"""Of one extended header (long names, PAX records), which is read into memory; those for the whole archive together."""
 _BASE_LIMIT_BYTES = 256 * 1024 * 1024
 _MAX_DEPTH = 64
 
@@ -201,17 +204,40 @@ def _read_key(folder_fd: int, key: str, *, limit_bytes: int | None) -> bytes | N
     return b"".join(pieces)
 
 
+_EXTENDED: Final = (b"x", b"g", b"X", b"L", b"K")
+"""PAX for one member and for all, Solaris' own, GNU's long names and links."""
+
+
 def extract(archive_fd: int, target_fd: int, *, max_bytes: int, name: str) -> None:
     """Extracts a foreign archive below target_fd, an empty folder. Untrusted: regular files and folders only, names beneath the
     target only, bounded. Raises Permanent (STATE_DAMAGED, STATE_LIMIT); what was written so far is the caller's to drop."""
     import tarfile
 
+    global_bytes = 0
+
+    class BoundedMember(tarfile.TarInfo):
+        """Looks at a header's size before it is read; sparse files, whose maps have no bound, are not for archives of state."""
+
+        def _proc_member(self, tar: tarfile.TarFile) -> tarfile.TarInfo:
+            nonlocal global_bytes
+            if self.type in _EXTENDED:
+                global_bytes += self.size if self.type == tarfile.XGLTYPE else 0
+                if max(self.size, global_bytes) > _HEADER_LIMIT_BYTES:
+                    raise ValueError(f"it has an extended header over {_HEADER_LIMIT_BYTES >> 20} MiB")
+            elif self.type == tarfile.GNUTYPE_SPARSE:
+                raise ValueError("it holds a sparse file")
+            return super()._proc_member(tar)  # type: ignore[misc, no-any-return]
+
+        def _proc_gnusparse_10(self, *_: object) -> None:
+            raise ValueError("it holds a sparse file")
+
     os.lseek(archive_fd, 0, os.SEEK_SET)
     left = max_bytes
     try:
         with open(archive_fd, "rb", closefd=False) as packed, gzip.GzipFile(fileobj=packed) as raw:
-            with tarfile.open(fileobj=raw, mode="r|") as tar:
+            with tarfile.open(fileobj=raw, mode="r|", tarinfo=BoundedMember) as tar:
                 for count, member in enumerate(tar):
+                    tar.members.clear()  # type: ignore[attr-defined]  # it would remember a million of them
                     if count >= MAX_MEMBERS:
                         raise Permanent(
                             f"The state archive {name} has over {MAX_MEMBERS} members: it is not imported.",
@@ -229,7 +255,7 @@ def extract(archive_fd: int, target_fd: int, *, max_bytes: int, name: str) -> No
             f"The state archive {name} holds names that contradict each other or are too long ({clip(str(reason))}): it is not imported.",
             code=ExitCode.STATE_DAMAGED,
         ) from reason
-    except (tarfile.TarError, EOFError, zlib.error, ValueError, OverflowError) as reason:
+    except (tarfile.TarError, EOFError, zlib.error, ValueError, OverflowError, RecursionError) as reason:
         raise _damaged(name, reason) from reason
 
 
