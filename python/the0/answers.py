@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import dataclass
 from typing import Any
 
 from the0.errors import ExitCode, Permanent, clip
 
 ANSWER_BYTES = 32 << 20
+ANSWER_VALUES = 1_000_000
+"""How many values it may have: each takes up to some 250 bytes of memory where the answer is read, a service among them."""
+
+_FEW_BYTES = 1 << 20
+_STRING = re.compile(rb'"[^"\\]*(?:\\.[^"\\]*)*(?:"|\\?\Z)', re.DOTALL)
 
 
 class NoAnswer(Permanent):
@@ -33,7 +39,9 @@ class Answer:
 
 
 def parsed(body: bytes, *, status: int = 200) -> Answer:
-    """Raises NoAnswer for anything but a JSON object."""
+    """Raises NoAnswer for anything but a JSON object, AnswerTooLarge for one of too many values."""
+    if len(body) > _FEW_BYTES and _values(body) > ANSWER_VALUES:
+        raise AnswerTooLarge(f"The query process answered over {ANSWER_VALUES:,} values: ask for less.")
     try:
         text = body.decode("utf-8-sig").strip()
         value = json.loads(text, parse_constant=_refuse_constant)
@@ -42,6 +50,11 @@ def parsed(body: bytes, *, status: int = 200) -> Answer:
     if not isinstance(value, dict):
         raise NoAnswer("The query process answered JSON that is no object: it must look like {…}.")
     return Answer(text=text, value=value, status=status)
+
+
+def _values(body: bytes) -> int:
+    outside = _STRING.sub(b"", body)
+    return sum(outside.count(mark) for mark in (b",", b"[", b"{"))
 
 
 def _refuse_constant(name: str) -> Any:

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from the0 import asking
-from the0.answers import Answer, AnswerTooLarge, NoAnswer
+from the0.answers import Answer, AnswerTooLarge, NoAnswer, parsed
 
 OK = b'{"status": "ok", "data": 1}'
 Serve = Callable[[socket.socket], None]
@@ -204,6 +204,34 @@ def test_more_than_is_taken() -> None:
 
     with server(serve) as port, pytest.raises(AnswerTooLarge):
         ask(port, limit_bytes=1 << 20)
+
+
+@pytest.mark.parametrize(
+    ("body", "good"),
+    [
+        (b'{"data": "' + b"[,{" * 1_000_000 + b'"}', True),
+        (b'{"data": "' + b'\\",' * 1_000_000 + b'"}', True),
+        (b'{"data": [' + b"10," * 900_000 + b"1]}", True),
+        (b'{"data": [' + b"[]," * 900_000 + b"1]}", False),
+        (b'{"data": ' + b"[" * 1_200_000, False),
+    ],
+    ids=["text", "escapes", "many", "too-many", "nested"],
+)
+def test_many_values(body: bytes, good: bool) -> None:
+    """Few bytes may stand for much memory."""
+    if good:
+        assert parsed(body).text == body.decode()
+    else:
+        with pytest.raises(AnswerTooLarge):
+            parsed(body)
+
+
+@pytest.mark.parametrize("body", [b'{"data": "' + b'\\"' * 4_000_000, b'"' * 8_000_000, b"\\" * 8_000_000])
+def test_rubbish_is_quickly_seen(body: bytes) -> None:
+    began = time.monotonic()
+    with pytest.raises(NoAnswer):
+        parsed(body)
+    assert time.monotonic() - began < 5
 
 
 @pytest.mark.parametrize("said", [b"", HEAD, HEAD + b"\r\n" + OK[:9]])
