@@ -14,8 +14,9 @@ import execute  # noqa: E402
 import languages  # noqa: E402
 import queries  # noqa: E402
 import sdk_import  # noqa: E402
+import unzip  # noqa: E402
 
-NAMES = ("sdk_import", "execute", "languages", "queries", "logs", "state")
+NAMES = ("sdk_import", "execute", "languages", "unzip", "queries", "logs", "state")
 
 
 def main() -> int:
@@ -37,6 +38,8 @@ def main() -> int:
             good &= execute.run(runs=arguments.runs, parts=tuple(arguments.part), traced=not arguments.no_trace)
         elif name == "languages":
             good &= languages.run(runs=arguments.runs)
+        elif name == "unzip":
+            good &= unzip.run(runs=arguments.runs)
         elif name == "queries":
             good &= queries.run(runs=arguments.runs)
         elif name == "sdk_import":
