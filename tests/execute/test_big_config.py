@@ -11,6 +11,7 @@ import pytest
 from bot_place import Place, archive
 
 from rig import toolchains
+from the0 import names
 
 BIG = {"long": "é€😀" * 40_000, "many": [{"n": number, "x": 1.5} for number in range(2000)], "size": 5.0}
 FITS = {"long": "x" * 120_000}
@@ -49,7 +50,7 @@ def from_file(place: Place) -> None:
 
 
 def from_object(place: Place) -> None:
-    key = "bot-1/config/big.json"
+    key = names.config_key("bot-1", "big")
     path = place.store / "bot-state" / key
     path.parent.mkdir(parents=True)
     path.write_text(json.dumps(BIG))

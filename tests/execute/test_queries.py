@@ -244,11 +244,42 @@ def test_one_that_crashes_at_once_is_tried_less_and_less_often(place: Place) -> 
     assert (ended.code, ended.record and ended.record["by"]) == (0, "bot")
 
 
-def test_a_query_file_that_is_not_there(place: Place) -> None:
+@pytest.mark.parametrize(
+    ("entrypoint", "said"),
+    [("query.py", "The entrypoint 'query.py' is not in"), ("../query.py", "which is no path within the code")],
+)
+def test_a_query_file_that_is_not_there(place: Place, entrypoint: str, said: str) -> None:
+    place.env["QUERY_ENTRYPOINT"] = entrypoint
     place.put_bot(STATE)
     running = start(place)
-    running.wait_for("No queries are served: The entrypoint 'query.py' is not in")
+    running.wait_for("No queries are served: ")
+    assert said in running.log()
     assert running.stop().code == 0
+
+
+def test_one_that_leaves_the_port_to_a_child(place: Place) -> None:
+    put(
+        place,
+        query=QUERY.replace(
+            "query.run()",
+            """if os.fork() == 0:
+        query.run()
+    time.sleep(0.3)
+    os._exit(1)""",
+        ),
+    )
+    running = start(place)
+    running.wait_for("It is started again in 2 s")
+    assert "Address already in use" not in running.log()
+    assert running.stop().code == 0
+
+
+def test_it_dies_with_a_supervisor_that_is_killed(place: Place) -> None:
+    put(place)
+    running = start(place)
+    assert ask(place, "/seen").value["data"] == 3
+    running.process.kill()
+    eventually(lambda: not listens(place), "the end of the query process")
 
 
 @pytest.mark.parametrize(("flags", "variables"), [(["--skip-query-server"], {}), ([], {"BOT_TYPE": "scheduled"})])

@@ -41,8 +41,8 @@ class Job:
     keep: KeepAfter | None
     """None: nothing is synced here, a sidecar does it (or nobody)."""
     report: Report
-    serve: Program | None = None
-    """What answers queries beside the bot; None: nothing does."""
+    serve: Callable[[], Program] | None = None
+    """What answers queries beside the bot, or the Fault that says why nothing can; None: nothing is to."""
     confine: Callable[[], None] | None = None
     """Called in the bot's process, last before its program."""
     shared_fds: tuple[int, ...] = ()

@@ -136,7 +136,7 @@ def _job(
         prepare=prepare,
         keep=None if ours.sync is None else _keeping(ours.sync, instance=instance),
         report=report,
-        serve=query_program(ours, environ, row) if serve else None,
+        serve=(lambda: query_program(ours, environ, row)) if serve else None,
         confine=confinement(environ, ours.paths),
         shared_fds=() if lock_fd is None else (lock_fd,),
     )

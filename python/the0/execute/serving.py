@@ -6,6 +6,7 @@ Whatever becomes of it, the bot goes on.
 from __future__ import annotations
 
 import os
+import signal
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -118,7 +119,7 @@ class Serving:
                 self._say(f"No queries are served: {fault.sentence}", level="error")
             return
         self._begun = time.monotonic()
-        self._loop.on_end(spawned.pid, self._ended)
+        self._loop.on_end(spawned.pid, lambda end: self._ended(spawned.pid, end))
 
     def stop(self) -> None:
         """Starts it no more: whoever ends what is left of a run (`end_strays`) ends it, too."""
@@ -132,7 +133,11 @@ class Serving:
         os.close(self._read_fd)
         os.close(self._write_fd)
 
-    def _ended(self, end: child.End) -> None:
+    def _ended(self, pid: int, end: child.End) -> None:
+        try:
+            os.killpg(pid, signal.SIGKILL)  # what it left of itself would keep the port
+        except (ProcessLookupError, PermissionError):
+            pass  # nothing, or another user's
         if self._stopping:
             return
         if time.monotonic() - self._begun >= HEALTHY_S:

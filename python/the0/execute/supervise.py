@@ -158,7 +158,12 @@ class _Run:
             return
         from the0.execute.serving import Serving  # most bots serve none
 
-        self._serving = Serving(self._loop, self._job.serve, heard=self._output.insert, say=self._log.say)
+        try:
+            program = self._job.serve()
+        except Fault as fault:
+            self._log.say(f"No queries are served: {fault.sentence}")
+            return
+        self._serving = Serving(self._loop, program, heard=self._output.insert, say=self._log.say)
         self._serving.start()
 
     def _say_go(self) -> None:
