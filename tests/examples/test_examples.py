@@ -107,6 +107,44 @@ def test_history_answers_queries(tmp_path: Path) -> None:
             process.terminate()
 
 
+@pytest.mark.parametrize("example", EXAMPLES, ids=lambda path: path.name)
+def test_deploys_as_it_is(example: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "bot"
+    shutil.copytree(example, folder)
+    entrypoint = folder / named(example, "bot")
+    if not entrypoint.exists():
+        entrypoint.parent.mkdir()
+        entrypoint.write_bytes(b"\x7fELF stands for what is built")
+    ran = subprocess.run(
+        ["runtime", "deploy", "--data", tmp_path / "data", "--no-start", "--json", folder],
+        env=environment(tmp_path),
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert ran.returncode == 0, ran.stdout + ran.stderr
+    told = json.loads(ran.stdout)
+    assert told["id"] == named(example, "name")
+
+
+def test_watcher_serves_queries(tmp_path: Path) -> None:
+    node = shutil.which("node")
+    if node is None:
+        assert not os.environ.get("CI"), "node is missing: install it"
+        pytest.skip("node is missing: install it")
+    (tmp_path / "watcher.json").write_text('{"prices": [1, 3], "ticks": 7}')
+    (port,) = free_ports(1)
+    told = {**environment(tmp_path), "STATE_DIR": str(tmp_path), "THE0_QUERY_PORT": str(port)}
+    with subprocess.Popen([node, ROOT / "examples/watcher/query.js"], env=told) as process:
+        try:
+            wait_until(lambda: listens(port), deadline_s=20, what="the query process listens")
+            assert ask(port, "/average") == {"ticks": 7, "average": 2}
+        finally:
+            process.terminate()
+
+
 def listens(port: int) -> bool:
     with socket.socket() as asked:
         return asked.connect_ex(("127.0.0.1", port)) == 0
