@@ -7,6 +7,7 @@ us: when we end without stopping it, it runs on, and the next engine on this fol
 from __future__ import annotations
 
 import os
+import select
 import shutil
 import signal
 import socket
@@ -15,7 +16,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Final
 
 from the0 import files, names, privacy
@@ -24,12 +25,14 @@ from the0.errors import ExitCode, Fatal, clip
 from the0.orchestrate import groups, process_query, process_record, processes
 from the0.orchestrate.data import BotFolders, Data
 from the0.orchestrate.engine import Instance, QueryAnswer, Start, Usage
-from the0.orchestrate.process_place import Places, Support
+from the0.orchestrate.process_place import Places
 from the0.orchestrate.process_record import Record
 from the0.sync.lock import is_free
 
 DRAIN_LOOK_S: Final = 0.1
 """How often is looked whether the final sync of a supervisor that was killed has ended."""
+SETTLING_S: Final = 2.0
+SETTLED_LOOK_MS: Final = 10
 USAGE_S: Final = 1.0
 """How old a look through /proc may be."""
 
@@ -172,28 +175,36 @@ class ProcessEngine:
             who = processes.identify(child.pid)
             assert who is not None, "a child that was not reaped"
             with self._lock:
+                stop_asked = found.instance.stop_asked_s is not None
                 found.child = child
-                found.record = Record(
-                    instance=found.record.with_instance(state="running").instance,
+                found.record = replace(
+                    found.record if stop_asked else found.record.with_instance(state="running"),
                     process=who,
                     query_port=port,
                     cgroups=limited,
                 )
                 process_record.write(folders, found.record)
                 found.pidfd = os.pidfd_open(child.pid)
-                # From here on the record is found by whoever comes after us: the process may begin.
-                try:
-                    files.write_all(write_fd, place.encode())
-                except BrokenPipeError:
-                    pass  # it has ended, which the watcher is about to see
                 self._changed()
                 self._watch(found)
+                looked = os.dup(found.pidfd)
         except BaseException:
+            os.close(write_fd)
             child.kill()
             child.wait()
             raise
+        try:
+            # The record is there for whoever comes after us: the process may begin, unless it need not any more.
+            if not stop_asked:
+                files.write_all(write_fd, place.encode())
+        except BrokenPipeError:
+            pass  # it has ended, which the watcher sees
         finally:
             os.close(write_fd)
+        try:
+            _settle(child.pid, looked)
+        finally:
+            os.close(looked)
 
     # --- stopping ---------------------------------------------------------------------------------
 
@@ -300,10 +311,6 @@ class ProcessEngine:
             stats = by_root.get(found.record.process.pid, [])
         return Usage(memory_bytes=sum(each.memory_bytes for each in stats), cpu_s=sum(each.cpu_s for each in stats))
 
-    def support(self) -> tuple[Support, ...]:
-        """What this machine gives to bots."""
-        return self._places.support()
-
     def query_address(self, bot_id: str) -> tuple[str, int] | None:
         with self._lock:
             found = self._found.get(names.encode_id(bot_id))
@@ -381,6 +388,17 @@ def _environment(bot: Bot, wanted: Start, *, query_port: int | None) -> dict[str
         if value is not None:
             environment[name] = value
     return environment
+
+
+def _settle(pid: int, pidfd: int) -> None:
+    """Until the bot has begun, as far as can be told from outside, or has ended: so that who starts many bots in a few threads
+    starts as many of them at the same time, and no more."""
+    ended = select.poll()
+    ended.register(pidfd, select.POLLIN)
+    deadline = time.monotonic() + SETTLING_S
+    while time.monotonic() < deadline and not ended.poll(SETTLED_LOOK_MS):
+        if processes.has_child(pid, "the0-sync"):
+            return
 
 
 def _free_port() -> int:

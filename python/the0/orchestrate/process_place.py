@@ -7,24 +7,14 @@ import os
 import resource
 import sys
 from collections.abc import Mapping
-from dataclasses import dataclass
 
-from the0 import files, landlock, names, view
+from the0 import files, names, view
 from the0.documents import Resources
 from the0.orchestrate import groups
 from the0.orchestrate.data import BotFolders, Data
 from the0.orchestrate.place import Place, View
 
 _PACKAGE = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
-
-
-@dataclass(frozen=True, slots=True)
-class Support:
-    """One thing that this machine gives to bots, or not."""
-
-    name: str
-    given: bool
-    sentence: str
 
 
 class Places:
@@ -35,6 +25,8 @@ class Places:
         self._data = data
         self._environ = environ
         self._open_files = resource.getrlimit(resource.RLIMIT_NOFILE)
+        # We watch each bot through a descriptor; bots get the limit that we found.
+        resource.setrlimit(resource.RLIMIT_NOFILE, (self._open_files[1], self._open_files[1]))
         self._groups = groups.find(hashlib.sha256(data.path.encode("utf-8", "surrogateescape")).hexdigest()[:12])
         self.no_view = view.why_not(data.path)
         """Why bots get no view of their own; None: they do."""
@@ -90,33 +82,6 @@ class Places:
         """The control groups of a bot with limits, made; none where this machine gives none. OSError."""
         limited = limits.memory_bytes is not None or limits.cpu_cores is not None
         return self._groups.make(name, limits) if limited or self._groups.version == 2 else ()
-
-    def support(self) -> tuple[Support, ...]:
-        """For `doctor`."""
-        where = "folders below the data folder, and paths such as /state are not theirs"
-        return (
-            Support(
-                "view",
-                self.no_view is None,
-                "bots see /bot, /state, /query, /tmp and /var/the0 as their own, and not the platform's folder"
-                if self.no_view is None
-                else f"no private view of files ({self.no_view}): bots get {where}; allow user namespaces, or run as root",
-            ),
-            Support(
-                "landlock",
-                landlock.available(),
-                "processes that answer queries cannot write state"
-                if landlock.available()
-                else "no Landlock: processes that answer queries could write state; Linux 6.2 or newer has it",
-            ),
-            Support(
-                "limits",
-                self._groups.version != 0,
-                f"memory and CPU limits of bots are kept (control groups, version {self._groups.version})"
-                if self._groups.version
-                else f"memory and CPU limits of bots are not kept ({self._groups.reason}): run as root, or in a delegated group",
-            ),
-        )
 
 
 def _in_tmp(path: str) -> bool:

@@ -55,6 +55,20 @@ def stat(pid: int) -> Stat | None:
     )
 
 
+def has_child(pid: int, name: str) -> bool:
+    """Whether a process has a child that calls itself so."""
+    try:
+        with open(f"/proc/{pid}/task/{pid}/children", "rb") as listed:
+            children = listed.read().split()
+        for child in children:
+            with open(f"/proc/{int(child)}/comm", encoding="utf-8", errors="replace") as file:
+                if file.read().strip() == name:
+                    return True
+    except OSError:
+        pass  # one of them has just ended
+    return False
+
+
 def identify(pid: int) -> Identity | None:
     found = stat(pid)
     return Identity(pid=pid, start_ticks=found.start_ticks, boot_id=boot_id()) if found is not None else None

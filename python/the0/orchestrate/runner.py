@@ -66,7 +66,8 @@ class Runner:
         self._seen: dict[str, Instance] = {}
         self._missing: frozenset[str] = frozenset()
         self._store_fault: str | None = None
-        self._held: dict[str, str] = {}
+        self._killed: set[str] = set()
+        """Names of instances of which that was said."""
         self._due_s: float | None = None
         self._actions: queue.SimpleQueue[Action | None] = queue.SimpleQueue()
         self._workers: list[threading.Thread] = []
@@ -256,7 +257,9 @@ class Runner:
             self._say("stop", action.reason, bot=action.bot_id)
             self._engine.stop(action.name, grace_s=self._grace_s, reason=action.reason)
         elif isinstance(action, KillInstance):
-            self._say("kill", "it has not stopped in time", bot=action.bot_id)
+            if action.name not in self._killed:
+                self._killed = {*self._killed, action.name}
+                self._say("kill", "it has not stopped in time", bot=action.bot_id)
             self._engine.kill(action.name)
         elif action.discard:
             self._engine.discard(action.bot_id)
@@ -289,6 +292,7 @@ class Runner:
         seen = {each.name: each for each in actual if each.kind != "query"}
         if seen == self._seen:
             return
+        self._killed = {name for name in self._killed if name in seen and seen[name].state != "ended"}
         for name, each in seen.items():
             former = self._seen.get(name)
             if former is each:

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Any, Final, TextIO
 
 from the0 import files, memory, privacy
-from the0.documents import BadBot, Bot
+from the0.documents import KINDS, BadBot, Bot
 from the0.errors import ExitCode, Fatal
 from the0.objects.credentials import StoreSettings
 from the0.objects.open import open_store
@@ -123,6 +123,8 @@ class Platform:
             adopted=adopted,
             address=address,
         )
+        if not any(self._store.list(kind) for kind in KINDS):
+            self._say("empty", "There are no bots yet: `runtime deploy FOLDER`, in another terminal, brings one.")
         self._gateway.start()
         self._runner.start()
         self._scheduler.start()
