@@ -6,6 +6,7 @@ import shutil
 import textwrap
 from dataclasses import dataclass, field
 from itertools import zip_longest
+from types import ModuleType
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,6 +33,25 @@ class Table:
             for number, (left, middle) in enumerate(zip_longest(tried, got, fillvalue="")):
                 lines.append(_line(left, middle, "" if number else cost, tried_width, got_width))
         return lines
+
+
+def rows_of(module: ModuleType) -> list[Row]:
+    """Of every test in it that is marked `attack`, in the order of the file."""
+    rows: list[Row] = []
+    for name, test in vars(module).items():
+        if not name.startswith("test_"):
+            continue
+        for mark in getattr(test, "pytestmark", ()):
+            marks = [mark]
+            if mark.name == "parametrize":
+                marks = [inner for case in mark.args[1] for inner in getattr(case, "marks", ())]
+            rows += [Row(*one.args) for one in marks if one.name == "attack"]
+    return rows
+
+
+def markdown(rows: list[Row]) -> str:
+    """The same for docs/hostile.md, where costs would not stay true."""
+    return "\n".join(["| tried | what it got |", "|---|---|", *(f"| {row.tried} | {row.got} |" for row in rows), ""])
 
 
 def _line(tried: str, got: str, cost: str, tried_width: int, got_width: int) -> str:

@@ -1,0 +1,180 @@
+"""Bots that make much of everything, and names and lines that a terminal or a reader would misread."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from hostile.yard import Yard, honest
+
+FILES = 1_000_000 if os.environ.get("THE0_SOAK") else 20_000
+
+
+def peak_mib(pid: int) -> float:
+    """The largest resident size so far."""
+    for line in Path(f"/proc/{pid}/status").read_text().splitlines():
+        if line.startswith("VmHWM:"):
+            return int(line.split()[1]) / 1024
+    return 0.0
+
+
+@pytest.mark.attack(
+    "20,000 files (1,000,000 with THE0_SOAK=1)", "all of them are stored at the end; the next start has them"
+)
+def test_many_files(yard: Yard) -> None:
+    ended = yard.run("sizes.py", act="files", files=FILES, within_s=FILES / 1000 + 30)
+    honest(ended, by="bot", code=0)
+    yard.no_secret(ended)
+    assert yard.next_start(within_s=FILES / 1000 + 30)["files"] >= FILES
+
+
+@pytest.mark.attack(
+    "a file that grows for ever, MAX_STATE_SIZE_MB=16",
+    "the last generation within the limit is kept, the log says so; exit 209, since the last state is not in the store",
+)
+def test_a_file_grows_for_ever(yard: Yard) -> None:
+    yard.place.env["MAX_STATE_SIZE_MB"] = "16"
+    ended = yard.run("sizes.py", act="growing", within_s=60)
+    honest(ended, by="runtime", code=209)
+    assert ended.log.count("MAX_STATE_SIZE_MB") <= 3
+    yard.sound()
+    stored = sum(len(data) for _, _, data in yard.objects())
+    assert stored < 64 << 20
+    (yard.place.state / "growing").unlink()
+    assert yard.next_start()["kept"] == 1
+
+
+@pytest.mark.attack("64 folders within each other", "stored and restored")
+def test_deep_folders(yard: Yard) -> None:
+    ended = yard.run("sizes.py", act="deep", beyond=False)
+    honest(ended, by="bot", code=0)
+    told = yard.next_start(anew=True)
+    assert (told["kept"], told["files"]) == (1, 3 + 1), "kept, findings, the leaf, and our index"
+
+
+@pytest.mark.attack(
+    "600 folders of 200 characters each within each other: a path beyond what the kernel takes",
+    "left out, and the log says so; all else is stored; a start elsewhere is refused (211) unless `the0.incomplete` is run",
+)
+def test_folders_too_deep(yard: Yard) -> None:
+    ended = yard.run("sizes.py", act="deep", beyond=True)
+    honest(ended, by="bot", code=0)
+    assert yard.findings["depth"] == 600
+    assert yard.next_start()["kept"] == 1
+    assert any(
+        b"unreadable keep their last stored version" in data for key, _, data in yard.objects() if "logs/" in key
+    )
+
+
+def on_a_terminal(yard: Yard, *arguments: str) -> str:
+    """What a person sees who asks."""
+    ours, theirs = os.openpty()
+    done = yard.runtime(*arguments, stdout=theirs, stderr=subprocess.STDOUT)
+    os.close(theirs)
+    shown = b""
+    while True:
+        try:
+            piece = os.read(ours, 65536)
+        except OSError:
+            break
+        shown += piece
+    os.close(ours)
+    assert done.returncode == 0, shown
+    return shown.decode(errors="replace")
+
+
+@pytest.mark.attack(
+    "names with newlines, terminal escapes, right-to-left marks, bytes that are no UTF-8; terminal escapes in log lines, in "
+    "timestamps, in set-aside trees' names",
+    "stored as they are; `runtime state ls`, `state aside` and `logs` show them escaped, a line each",
+)
+def test_names_and_escapes(yard: Yard) -> None:
+    ended = yard.run("sizes.py", act="names")
+    honest(ended, by="bot", code=0)
+    printed = yard.run("sizes.py", act="escapes")
+    honest(printed, by="bot", code=0)
+    for arguments in (("state", "ls"), ("state", "aside"), ("logs",), ("state", "show")):
+        shown = on_a_terminal(yard, *arguments, yard.bot_id)
+        assert shown.strip(), arguments
+        assert not set(shown) & {"\x1b", "\x07", "\x9b", "\u202e"}, (arguments, shown)
+    listed = on_a_terminal(yard, "state", "ls", yard.bot_id).splitlines()
+    assert len([line for line in listed if "line\\nbreak" in line]) == 1
+    names = {os.fsencode(path.name) for path in yard.place.state.iterdir()}
+    assert {b"line\nbreak", b"\xff\xfe no utf-8", b"x" * 255} <= names
+    told = yard.next_start(anew=True)
+    assert told["files"] >= yard.findings.get("names", 17)
+
+
+@pytest.mark.attack(
+    "log lines that imitate ours",
+    "stored as the bot's words; who ended it is said by exit.json and the exit code alone",
+)
+def test_lines_that_imitate_ours(yard: Yard) -> None:
+    ended = yard.run("sizes.py", act="imitate")
+    honest(ended, by="bot", code=0)
+    assert ended.record is not None
+    assert ended.record["oom"] is False
+    assert "Another instance" not in ended.err
+    assert yard.next_start(anew=True)["kept"] == 1
+
+
+@pytest.mark.attack(
+    "one log line without an end, 64 MiB", "its first MiB and a note of its length; disk and memory stay bounded"
+)
+def test_an_endless_line(yard: Yard) -> None:
+    running = yard.start("sizes.py", act="endless", megabytes=64)
+    peak: dict[str, float] = {}
+    while running.process.poll() is None:
+        try:
+            sizes = {name: peak_mib(pid) for name, pid in running.children().items()}
+            sizes["supervisor"] = peak_mib(running.process.pid)
+        except OSError:
+            break  # it has just ended
+        peak |= sizes
+        time.sleep(0.02)
+    ended = running.end()
+    honest(ended, by="bot", code=0)
+    assert peak.get("the0-sync", 0.0) < 128, peak
+    assert sum(path.stat().st_size for path in yard.place.logs.iterdir()) < 48 << 20
+    longest = max(len(line) for key, _, data in yard.objects() if "logs/" in key for line in data.splitlines())
+    assert longest < 2 << 20
+    assert yard.next_start(anew=True)["kept"] == 1
+
+
+@pytest.fixture
+def small_disk(yard: Yard) -> Any:
+    """A disk of 24 MiB that all of the bot's folders share."""
+    if os.geteuid() != 0:
+        pytest.skip("mounting a small disk takes root")
+    done = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=24m,mode=755", "tmpfs", yard.root],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    if done.returncode:
+        pytest.skip(f"no file system can be mounted here: {done.stderr.strip()}")
+    yard.hand_over()
+    yield
+    yard.place.close()
+    subprocess.run(["umount", "--lazy", yard.root], check=True)
+
+
+@pytest.mark.attack(
+    "the disk filled to the last byte, then printing on",
+    "what is printed meanwhile is lost and counted in the log; once there is room, state and records are written",
+)
+@pytest.mark.usefixtures("small_disk")
+def test_a_full_disk(yard: Yard) -> None:
+    ended = yard.run("sizes.py", act="fill", within_s=60)
+    honest(ended, by="bot", code=0)
+    assert yard.findings["full"] == "ENOSPC"
+    assert "bytes of the bot's output were dropped" in ended.log
+    assert json.loads((yard.place.run_dir / "exit.json").read_text())["by"] == "bot"
+    assert yard.next_start()["kept"] == 1
