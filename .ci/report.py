@@ -13,8 +13,10 @@ from pathlib import Path
 
 # Seconds on two cores with cold caches. A suite is a folder of tests/.
 STEPS_S = {"build": 600, "servers": 900, "test": 1800, "lint": 400}
-SUITES_S = {"house": 240, "objects": 480, "sync": 480, "execute": 480, "languages": 480}
-OTHER_SUITES_S = 120
+SUITES_S = dict.fromkeys(
+    ("house", "objects", "sync", "execute", "languages", "hostile", "orchestrate", "conformance"), 480
+)
+OTHER_SUITES_S = 240
 
 
 def main(folder: Path) -> int:
