@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
+import socket
 import subprocess
 import time
 from collections.abc import Iterator
@@ -340,6 +342,56 @@ def test_a_folder_that_cannot_be_used_is_refused_in_one_sentence(platform: Platf
     file = tmp_path / "file"
     file.write_text("")
     refused(run("--data", str(file / "below")), ExitCode.LOCAL_DISK, "disk failed")
+
+
+def test_a_port_that_is_taken_is_refused_and_nothing_begun(platform: Platform) -> None:
+    platform.put("b")
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = str(taken.getsockname()[1])
+        refused(run("--data", platform.data.path, "--port", port), ExitCode.USAGE, f"127.0.0.1:{port}")
+    assert platform.supervisors() == []
+    assert not Path(platform.data.control).exists()
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    mounted = tmp_path / "small"
+    mounted.mkdir()
+    command = ["mount", "-t", "tmpfs", "-o", "size=4m", "tmpfs", str(mounted)]
+    if subprocess.run(command, capture_output=True, check=False).returncode != 0:
+        pytest.skip("this user mounts nothing")
+    yield mounted
+    subprocess.run(["umount", "-l", str(mounted)], check=True)
+
+
+def fill(path: Path) -> None:
+    fd = os.open(path, os.O_WRONLY | os.O_CREAT)
+    with contextlib.suppress(OSError):
+        while True:
+            os.write(fd, b"x" * 512)
+    os.close(fd)
+
+
+def test_a_full_disk_is_said_and_passes(small_disk: Path) -> None:
+    fill(small_disk / "filler")
+    ended = run("--data", str(small_disk / "data"), "--port", "0")
+    refused(ended, ExitCode.LOCAL_DISK, "No space left")
+    (small_disk / "filler").unlink()
+    platform = Platform(small_disk)
+    try:
+        platform.put("b")
+        up = platform.up()
+        platform.until_printed("b", "is here")
+        fill(small_disk / "filler")
+        os.kill(platform.pid("b"), signal.SIGKILL)
+        eventually(lambda: "No space" in (row := platform.row("b"))["reason"] or "disk" in row["reason"], "a reason")
+        assert up.process.poll() is None
+        (small_disk / "filler").unlink()
+        platform.control.restart("b")
+        platform.until("b", "running")
+        assert up.stop() == 0
+    finally:
+        platform.close()
 
 
 def test_a_second_signal_does_not_wait(platform: Platform) -> None:
