@@ -207,6 +207,18 @@ def test_a_paused_or_stopped_bot_has_no_slots(place: Place) -> None:
     assert all(run.result != "missed" for run in records), "nobody wanted those"
 
 
+@pytest.mark.parametrize("how", ["stopped", "paused"])
+def test_slots_of_a_bot_that_was_away_are_nobodys(place: Place, how: str) -> None:
+    """Also where it was started again while no scheduler was up."""
+    place.add(document("bot-1", "@hourly", next_s=hours_ago(5), **the0(catch_up="one")))
+    away = place.bots.set_paused if how == "paused" else lambda bot_id, off: place.bots.set_enabled(bot_id, not off)
+    away("bot-1", True)
+    away("bot-1", False)
+    with place.running():
+        wait_until(lambda: (place.next_s("bot-1") or 0) > time.time(), deadline_s=10, what="the next time is noted")
+    assert place.records("bot-1") == []
+
+
 def test_another_schedule_counts_from_now_on(place: Place) -> None:
     place.add(document("bot-1", NEVER))
     with place.running() as scheduler:

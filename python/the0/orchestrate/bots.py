@@ -66,11 +66,12 @@ class BotStore(Protocol):
         ...
 
     def set_enabled(self, bot_id: str, enabled: bool) -> bool:
-        """Also corrects a `config.enabled` that says otherwise, and ends a pause. False: no such bot. Idempotent."""
+        """Also corrects a `config.enabled` that says otherwise, and ends a pause. Slots that went by while it was stopped or
+        paused are nobody's: `next_execution_time` goes when it is started. False: no such bot. Idempotent."""
         ...
 
     def set_paused(self, bot_id: str, paused: bool) -> bool:
-        """False: no such bot. Idempotent."""
+        """When a pause ends, `next_execution_time` goes. False: no such bot. Idempotent."""
         ...
 
     def remove(self, bot_id: str) -> bool:

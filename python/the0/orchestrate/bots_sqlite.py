@@ -103,6 +103,8 @@ class SqliteBots:
 
     def set_enabled(self, bot_id: str, enabled: bool) -> bool:
         def change(body: dict[str, Any]) -> None:
+            if enabled and not (is_enabled(body) and not body.get("paused")):
+                body.pop(_NEXT, None)
             body.pop("paused", None)
             body["enabled"] = enabled
             if enabled and not is_enabled(body):
@@ -112,9 +114,11 @@ class SqliteBots:
 
     def set_paused(self, bot_id: str, paused: bool) -> bool:
         def change(body: dict[str, Any]) -> None:
-            body.pop("paused", None)
+            was = body.pop("paused", None)
             if paused:
                 body["paused"] = True
+            elif was:
+                body.pop(_NEXT, None)
 
         return self._change(bot_id, change)
 
