@@ -347,6 +347,16 @@ def test_modes_and_links(world: World) -> None:
     assert modes["main.py"] == 0o644
 
 
+def test_what_is_packed_already_is_stored_as_it_is(world: World) -> None:
+    world.write("lib/bot.JAR", "PK" * 1000)
+    world.write("lib/bot.txt", "PK" * 1000)
+    plan = world.deploy()
+    with zipfile.ZipFile(world.base / "objects/custom-bots" / plan.bot.file_path) as packed:
+        kinds = {info.filename: info.compress_type for info in packed.infolist()}
+    assert kinds["lib/bot.JAR"] == zipfile.ZIP_STORED
+    assert kinds["lib/bot.txt"] == zipfile.ZIP_DEFLATED
+
+
 def test_a_name_that_is_no_utf8(world: World) -> None:
     with open(os.fsencode(world.folder) + b"/\xff.txt", "w"):
         pass
