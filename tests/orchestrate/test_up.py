@@ -276,6 +276,8 @@ def test_scheduled_bots_run_at_their_slots(platform: Platform) -> None:
     assert platform.row("rare")["next_s"] > time.time()
     assert platform.control.run("rare")["slot"]
     platform.until_printed("rare", "asked")
+    assert len(up.news("started", "tick")) >= 2
+    assert up.news("ended", "tick")[0]["code"] == 0
     assert up.stop() == 0
     records = [
         json.loads(path.read_text()) for path in Path(platform.data.objects, "bot-state/tick/runs").glob("*.json")

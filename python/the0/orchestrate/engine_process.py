@@ -60,8 +60,9 @@ class ProcessEngine:
         *,
         environ: Mapping[str, str],
         stop_grace_s: float,
+        observe: Callable[[Instance], None] | None = None,
     ) -> None:
-        """Adopts what runs. `environ` is what bots may see a part of."""
+        """Adopts what runs. `environ` is what bots may see a part of. `observe` is told of each instance that has started or ended."""
         self._data = data
         shared = privacy.shared_environment(environ)
         try:
@@ -71,6 +72,7 @@ class ProcessEngine:
         self._lock = threading.RLock()
         self._found: dict[str, _Process] = {}
         self._actual: tuple[Instance, ...] | None = None
+        self._observe = observe
         self._wakes: list[Callable[[], None]] = []
         self._usage: tuple[float, dict[int, list[processes.Stat]]] = (float("-inf"), {})
         self._queries: list[subprocess.Popen[bytes]] = []
@@ -193,6 +195,7 @@ class ProcessEngine:
             child.kill()
             child.wait()
             raise
+        self._tell(found)
         try:
             # The record is there for whoever comes after us: the process may begin, unless it need not any more.
             if not stop_asked:
@@ -289,6 +292,7 @@ class ProcessEngine:
             how = process_record.read_exit(found.folders, code=code, at_s=time.time())
             found.record = found.record.with_instance(state="ended", exit=how)
             self._save(found)
+        self._tell(found)
         for wake in self._wakes:
             wake()
 
@@ -359,6 +363,10 @@ class ProcessEngine:
             # What is in memory counts as long as we live; who comes after us finds out by the process itself.
             fault = files.disk_fault(reason, f"noting what became of bot {clip(found.instance.bot_id)}")
             print(f"the0: {fault.sentence}", file=sys.stderr, flush=True)
+
+    def _tell(self, found: _Process) -> None:
+        if self._observe is not None:
+            self._observe(found.instance)
 
     def _changed(self) -> None:
         self._actual = None

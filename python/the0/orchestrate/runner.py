@@ -289,7 +289,7 @@ class Runner:
     # --- news -------------------------------------------------------------------------------------
 
     def _tell_news(self, actual: Sequence[Instance]) -> None:
-        seen = {each.name: each for each in actual if each.kind != "query"}
+        seen = {each.name: each for each in actual if each.kind == "realtime"}
         if seen == self._seen:
             return
         self._killed = {name for name in self._killed if name in seen and seen[name].state != "ended"}

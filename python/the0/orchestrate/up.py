@@ -20,6 +20,7 @@ from the0.objects.open import open_store
 from the0.orchestrate import control, data, metrics
 from the0.orchestrate.bots_sqlite import SqliteBots
 from the0.orchestrate.data import Data
+from the0.orchestrate.engine import Instance
 from the0.orchestrate.engine_process import ProcessEngine
 from the0.orchestrate.gateway import Gateway
 from the0.orchestrate.news import News
@@ -76,7 +77,9 @@ class Platform:
         self._say = say
         self._store = SqliteBots(place.bots_db, create=True)
         stack.callback(self._store.close)
-        self._engine = ProcessEngine(place, environ=options.environ, stop_grace_s=options.stop_grace_s)
+        self._engine = ProcessEngine(
+            place, environ=options.environ, stop_grace_s=options.stop_grace_s, observe=self._tell_run
+        )
         stack.callback(self._engine.close)
         self._runner = Runner(
             self._store,
@@ -148,6 +151,16 @@ class Platform:
         for name in live:
             self._engine.kill(name)
         self._say("down", "The platform has ended.")
+
+    def _tell_run(self, instance: Instance) -> None:
+        """Runs of scheduled bots may be over before anybody looks."""
+        if instance.kind != "scheduled":
+            return
+        if instance.exit is None:
+            self._say("started", f"run {instance.slot}", bot=instance.bot_id, slot=instance.slot)
+        else:
+            how = instance.exit
+            self._say("ended", how.reason, bot=instance.bot_id, slot=instance.slot, code=how.code, by=how.by)
 
     def _live(self) -> list[str]:
         return [each.name for each in self._engine.actual() if each.state != "ended"]
