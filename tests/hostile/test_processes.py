@@ -20,8 +20,9 @@ as_root = pytest.mark.skipif(
 
 
 @pytest.mark.attack(
-    "five processes that daemonise themselves (double fork, setsid), ignore SIGTERM, keep writing state and outlive the bot",
-    "killed before the last state is stored; nothing of the bot's runs afterwards",
+    "five processes that daemonise themselves (double fork, setsid), ignore SIGTERM, keep writing state, done and exit.json, and "
+    "outlive the bot",
+    "killed before the last state is stored and the records are written; nothing of the bot's runs afterwards",
 )
 @as_root
 def test_daemons_that_outlive_the_bot(yard: Yard) -> None:

@@ -140,6 +140,7 @@ def test_an_endless_line(yard: Yard) -> None:
         time.sleep(0.02)
     ended = running.end()
     honest(ended, by="bot", code=0)
+    assert peak["supervisor"] < 64, peak
     assert peak.get("the0-sync", 0.0) < 128, peak
     assert sum(path.stat().st_size for path in yard.place.logs.iterdir()) < 48 << 20
     longest = max(len(line) for key, _, data in yard.objects() if "logs/" in key for line in data.splitlines())

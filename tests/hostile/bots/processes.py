@@ -4,10 +4,10 @@ import os
 import signal
 import time
 
-from tools import STATE, SUPERVISOR, eventually, found, remember, stored, sync, tell
+from tools import CONFIG, STATE, SUPERVISOR, eventually, found, remember, stored, sync, tell
 
 
-def daemonise(deaf):
+def daemonise(*, forging):
     """Double fork, a session of its own, deaf to SIGTERM; the innermost one writes for ever."""
     if os.fork():
         return
@@ -15,9 +15,8 @@ def daemonise(deaf):
     if os.fork():
         os._exit(0)
     os.setsid()
-    if deaf:
-        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
-            signal.signal(number, signal.SIG_IGN)
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+        signal.signal(number, signal.SIG_IGN)
     for fd in (0, 1, 2):
         os.close(fd)
     number = 0
@@ -25,6 +24,9 @@ def daemonise(deaf):
         number += 1
         with open(f"{STATE}/daemon", "w") as file:
             file.write(str(number))
+        for record in ("exit.json", "done") if forging else ():
+            with open(os.path.join(CONFIG["run_dir"], record), "w") as file:
+                file.write("forged")
         time.sleep(0.002)
 
 
@@ -35,7 +37,7 @@ def state_of(pid):
 
 def daemons(_):
     for _ in range(5):
-        daemonise(deaf=True)
+        daemonise(forging=True)
     eventually(lambda: os.path.exists(f"{STATE}/daemon"))
 
 
@@ -90,7 +92,7 @@ def signal_sync(_):
 
 
 def kill_supervisor(_):
-    daemonise(deaf=True)
+    daemonise(forging=False)
     eventually(lambda: os.path.exists(f"{STATE}/daemon"))
     with open(f"{STATE}/ready", "w"):
         pass
