@@ -134,7 +134,7 @@ def _read(connection: socket.socket, deadline: float, limit_bytes: int) -> Answe
     said = bytearray()
     while True:
         wait_s = _left_s(deadline)
-        whole = _whole(said) if said and said.rstrip().endswith((b"}", b"0")) else None
+        whole = _whole(said) if said[-64:].rstrip().endswith((b"}", b"0")) else None
         try:
             connection.settimeout(wait_s if whole is None else min(wait_s, QUIET_S))
             piece = connection.recv(1 << 18)

@@ -312,10 +312,10 @@ def test_one_that_ignores_the_end_and_leaves_others_behind(place: Place) -> None
         if os.fork() == 0:
             os.setsid()
             if os.fork() == 0:
-                print("pid", os.getpid(), flush=True)
+                os.write(1, b"pid %d\\n" % os.getpid())
                 time.sleep(600)
             os._exit(0)
-        print("pid", os.getpid(), flush=True)
+        os.write(1, b"pid %d\\n" % os.getpid())
         time.sleep(600)
         """,
     )
@@ -438,6 +438,30 @@ def test_once_beside_the_running_bot(place: Place) -> None:
     assert (place.state / "unsynced").read_text() == "by hand"
     assert list((place.state / ".the0/queries").iterdir()) == []
     assert running.stop().code == 0
+
+
+def test_a_folder_that_a_bot_just_begins_to_use_is_left_to_it(place: Place) -> None:
+    """Empty, and held by somebody."""
+    stored_run(place)
+    fresh_machine(place)
+    place.state.mkdir()
+    fd = os.open(place.state, os.O_RDONLY)
+    fcntl.flock(fd, fcntl.LOCK_EX)
+    answer, _ = once(place, "/told")
+    os.close(fd)
+    assert "/.the0/queries/the0-query-" in answer["data"]["state"]
+    assert sorted(path.name for path in place.state.iterdir()) == [".the0"]
+
+
+def test_a_state_folder_that_cannot_be_made(place: Place) -> None:
+    stored_run(place)
+    temporary = place.root / "temporary"
+    temporary.mkdir()
+    (place.root / "file").write_text("")
+    place.env |= {"STATE_PATH": str(place.root / "file/state"), "TMPDIR": str(temporary)}
+    answer, ended = once(place, "/told")
+    assert answer["data"]["state"].startswith(f"{temporary}/the0-query-"), ended.err
+    assert list(temporary.iterdir()) == []
 
 
 def test_a_copy_that_a_killed_query_left_is_removed_by_the_next(place: Place) -> None:

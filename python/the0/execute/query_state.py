@@ -31,10 +31,9 @@ class QueryState:
         self._state_path = state_path
         self._elsewhere = elsewhere
         try:
-            self.lock_fd = hold_lock(state_path)
-            if self._take_in_place():
+            # Before the lock is taken: a bot that starts there at this moment must find it free.
+            if not _is_used(state_path) and self._take_in_place():
                 return
-            os.close(self.lock_fd)
         except (Fault, OSError):
             pass  # a bot runs there, or it cannot be written: then it is left alone
         self._make_copy()
@@ -60,15 +59,18 @@ class QueryState:
 
     def _take_in_place(self) -> bool:
         """Whether STATE_PATH is nobody's. Marked from then on, so that whoever comes after a crash begins with an empty folder."""
-        with files.folder(self._state_path) as fd:
-            marked = _exists(fd, f"{names.RESERVED_DIR}/{names.RESTORING}")
-            used = _exists(fd, f"{names.RESERVED_DIR}/{names.INDEX}") or bool(set(os.listdir(fd)) - _NOT_OURS)
-            if used and not marked:
-                return False
-            self.mark()
-            if used:
-                self._wipe(fd, unmark=False)
-            return True
+        self.lock_fd = hold_lock(self._state_path)
+        try:
+            if not _is_used(self._state_path):
+                self.mark()
+                with files.folder(self._state_path) as fd:
+                    self._wipe(fd, unmark=False)
+                return True
+        except BaseException:
+            os.close(self.lock_fd)
+            raise
+        os.close(self.lock_fd)
+        return False
 
     def mark(self) -> None:
         """Says that all there may go. The restore takes its own mark away when it is done."""
@@ -107,6 +109,17 @@ class QueryState:
                 raise files.disk_fault(reason, "making a folder for the state of a query") from reason
         self.lock_fd = files.open_root(self.copy)
         fcntl.flock(self.lock_fd, fcntl.LOCK_EX)
+
+
+def _is_used(state_path: str) -> bool:
+    """Whether something lies there that is not marked as half a restore, which may go."""
+    try:
+        with files.folder(state_path) as fd:
+            if _exists(fd, f"{names.RESERVED_DIR}/{names.RESTORING}"):
+                return False
+            return _exists(fd, f"{names.RESERVED_DIR}/{names.INDEX}") or bool(set(os.listdir(fd)) - _NOT_OURS)
+    except FileNotFoundError:
+        return False
 
 
 def _fresh(parent: str) -> str:
