@@ -105,8 +105,11 @@ def confine() -> None:
     _mount("none", "/dev/shm", "tmpfs", _NOSUID | _NODEV, "mode=1777")
     if _set_read_only("/", recursive=True, read_only=True):
         for path in (*OWN, "/dev/shm"):
-            if os.path.ismount(path):
+            try:
                 _set_read_only(path, recursive=False, read_only=False)
+            except OSError as reason:
+                if reason.errno not in (errno.EINVAL, errno.ENOENT):  # nothing is mounted there
+                    raise
     drop_capabilities()
 
 

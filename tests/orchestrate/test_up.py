@@ -251,6 +251,15 @@ def test_a_bot_sees_its_own_folders_and_not_the_platforms(platform: Platform) ->
     assert not Path("/tmp/the0-test-b").exists()
 
 
+def test_programs_below_tmp_stay_in_sight(platform: Platform, tmp_path: Path) -> None:
+    """Then `/tmp` is the machine's, and a bot's own temporary files are elsewhere."""
+    if view.why_not(str(platform.root)) is not None or not str(tmp_path).startswith("/tmp/"):
+        pytest.skip("this machine gives no views, or tests are elsewhere")
+    platform.put("b", "import tempfile\nprint('in', tempfile.mkdtemp(), flush=True)")
+    platform.up(PATH=f"{tmp_path}:{os.environ['PATH']}")
+    platform.until_printed("b", "in /var/the0/tmp/")
+
+
 def test_a_bot_over_its_memory_limit_is_ended_and_says_so(platform: Platform) -> None:
     if groups.find("test").version == 0:
         pytest.skip("this machine gives no control groups")

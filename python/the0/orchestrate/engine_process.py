@@ -33,6 +33,8 @@ DRAIN_LOOK_S: Final = 0.1
 """How often is looked whether the final sync of a supervisor that was killed has ended."""
 SETTLING_S: Final = 2.0
 SETTLED_LOOK_MS: Final = 10
+_GONE: Final = "~gone-"
+"""Begins the name of a removed bot's folder; no id's folder is called so."""
 USAGE_S: Final = 1.0
 """How old a look through /proc may be."""
 
@@ -94,6 +96,9 @@ class ProcessEngine:
     def _adopt(self) -> None:
         with self._lock:
             for name in os.listdir(self._data.bots):
+                if name.startswith(_GONE):
+                    shutil.rmtree(os.path.join(self._data.bots, name), ignore_errors=True)  # the next time, then
+                    continue
                 folders = BotFolders(os.path.join(self._data.bots, name))
                 record = process_record.read(folders)
                 if record is None:
@@ -104,8 +109,10 @@ class ProcessEngine:
                 found.pidfd = processes.open_pidfd(record.process) if record.process is not None else None
                 if found.pidfd is None:
                     self._ended(found)
-                else:
-                    self._watch(found)
+                    continue
+                self._watch(found)
+                if record.instance.stop_asked_s is not None:
+                    processes.send(found.pidfd, signal.SIGTERM)  # who asked for it may have died before it was sent
 
     # --- starting ---------------------------------------------------------------------------------
 
@@ -251,7 +258,17 @@ class ProcessEngine:
             if (found is not None and found.instance.state != "ended") or not _is_free(self._data.bot(bot_id)):
                 return
             self.remove(name)
-            shutil.rmtree(self._data.bot(bot_id).path, ignore_errors=True)  # what is left of it harms nobody
+            folders = self._data.bot(bot_id)
+            if _has_entries(os.path.join(folders.state, names.RESERVED_DIR, names.ASIDE)):
+                return  # trees that were set aside are nowhere else
+            gone = os.path.join(self._data.bots, _GONE + os.urandom(8).hex())
+            try:
+                os.rename(folders.path, gone)
+            except FileNotFoundError:
+                return  # nothing of it was here
+            except OSError as reason:
+                raise files.disk_fault(reason, f"removing {clip(folders.path)}") from reason
+        shutil.rmtree(gone, ignore_errors=True)  # what is left of it goes at the next start
 
     # --- ends -------------------------------------------------------------------------------------
 
@@ -413,6 +430,13 @@ def _free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])
+
+
+def _has_entries(folder: str) -> bool:
+    try:
+        return bool(os.listdir(folder))
+    except OSError:
+        return False  # not there
 
 
 def _unlink(path: str) -> None:
