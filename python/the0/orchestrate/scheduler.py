@@ -25,11 +25,13 @@ from the0.documents import BadBot, Bot
 from the0.errors import ExitCode, Fault, Permanent, clip
 from the0.objects.store import ObjectStore
 from the0.orchestrate.bots import BotStore
-from the0.orchestrate.engine import Engine, Exit, Instance
+from the0.orchestrate.engine import Engine, Instance
 from the0.orchestrate.run_keeper import TIMED_OUT, Begun, RunKeeper, Turn
-from the0.orchestrate.schedule import Schedule, parse
-from the0.orchestrate.slots import due, first_cursor, overlap
+from the0.orchestrate.slots import overlap
+from the0.orchestrate.timetable import Current, Entry, Timetable, Told
 from the0.runs import MANUAL, Run, slot_name, slot_s
+
+__all__ = ["Counts", "Scheduler", "Told"]
 
 T = TypeVar("T")
 Say = Callable[..., None]
@@ -42,56 +44,6 @@ KILL_AFTER_S: Final = 60.0
 CLOCK_S: Final = 2.0
 """A wall clock that is further behind than this, as measured by the other one, was set back."""
 FOLD_EVERY_S: Final = 86400.0
-
-
-@dataclass(slots=True)
-class _Current:
-    """A run from the decision to run it until its end is recorded."""
-
-    turn: Turn | None
-    """None: it was found running."""
-    slot: str | None
-    phase: Literal["turn", "starting", "running"]
-    since_s: float
-    name: str = ""
-    stop_s: float | None = None
-    killed: bool = False
-    gone_s: float | None = None
-    """Since when the engine does not know it."""
-
-
-@dataclass(slots=True)
-class _Entry:
-    """What is known of one bot."""
-
-    bot: Bot | BadBot | None = None
-    """None: it runs, but is not stored."""
-    schedule: Schedule | None = None
-    """None: nothing is due; it is bad, disabled or paused."""
-    reason: str | None = None
-    """Why there is no schedule, where that is an error."""
-    cursor: int = 0
-    version: int = 0
-    undecided: set[int] = field(default_factory=set)
-    """Slots that had their time, but have no record yet: whoever comes after a crash begins with the first of them."""
-    current: _Current | None = None
-    queued: Turn | None = None
-    last_exit: Exit | None = None
-    last_manual_s: int = 0
-    folded_s: float = 0.0
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Told:
-    """What a person sees of a scheduled bot; moments are Unix seconds."""
-
-    next_s: int | None
-    error: str | None
-    phase: Literal["turn", "starting", "running"] | None
-    """"turn": it waits for a place among those that run."""
-    slot: str | None
-    since_s: float | None
-    queued: str | None
 
 
 @dataclass(slots=True)
@@ -144,18 +96,15 @@ class Scheduler:
         self._holding = False
         self._ended = False
         self._known: Mapping[str, Bot | BadBot] | None = None
-        self._entries: dict[str, _Entry] = {}
-        self._busy: dict[str, _Entry] = {}
+        self._table = Timetable()
+        self._busy: dict[str, Entry] = {}
         """Those with a current run."""
         self._live: dict[str, str | None] = {}
         """Bots of which something runs, as the engine said last, and its slot."""
-        self._slots: list[tuple[int, int, str, int]] = []
-        """Heap: slot, order, bot, version of its entry."""
         self._lane: list[tuple[int, int, str]] = []
         """Heap: slot, order, bot; those whose turn it is, until there is a place."""
         self._later: list[tuple[float, int, Callable[[], None]]] = []
         """Heap: moment (monotonic), order, what to do in a pass then."""
-        self._nexts: dict[str, int] = {}
         self._noting = False
         self._finishing: set[str] = set()
         self._watched: set[tuple[str, str]] = set()
@@ -223,7 +172,7 @@ class Scheduler:
         possible. From any thread."""
         with self._lock:
             self._refresh(self._clock())
-            entry = self._entries.get(bot_id)
+            entry = self._table.entries.get(bot_id)
             if entry is None or entry.bot is None:
                 raise _refused(f"There is no scheduled bot {clip(bot_id)}: `runtime ps` lists those there are.")
             if isinstance(entry.bot, BadBot):
@@ -249,18 +198,7 @@ class Scheduler:
     def told(self, bot_id: str) -> Told | None:
         """None: no such scheduled bot. From any thread."""
         with self._lock:
-            entry = self._entries.get(bot_id)
-            if entry is None:
-                return None
-            current = entry.current
-            return Told(
-                next_s=entry.cursor if entry.schedule is not None else None,
-                error=entry.bot.reason if isinstance(entry.bot, BadBot) else entry.reason,
-                phase=current.phase if current is not None else None,
-                slot=current.slot if current is not None else None,
-                since_s=current.since_s if current is not None else None,
-                queued=entry.queued.slot if entry.queued is not None else None,
-            )
+            return self._table.told(bot_id)
 
     # --- one pass ---------------------------------------------------------------------------------
 
@@ -282,8 +220,9 @@ class Scheduler:
 
     def _wait_s(self, now_s: float, ticks: float) -> float:
         wait_s = self._interval_s
-        if self._slots:
-            wait_s = min(wait_s, self._slots[0][0] - now_s)
+        first_s = None if self._holding else self._table.first_s()
+        if first_s is not None:
+            wait_s = min(wait_s, first_s - now_s)
         if self._later:
             wait_s = min(wait_s, self._later[0][0] - ticks)
         for entry in self._busy.values():
@@ -297,68 +236,17 @@ class Scheduler:
         if found is self._known:
             return
         self._known = found
-        for bot_id, entry in list(self._entries.items()):
-            bot = found.get(bot_id)
-            if bot is None or bot.kind != "scheduled":
-                self._unschedule(entry)
-                entry.bot = None
-                self._forget_idle(bot_id, entry)
-        for bot_id, bot in found.items():
-            if bot.kind == "scheduled":
-                self._read(bot_id, bot, now_s)
-
-    def _read(self, bot_id: str, bot: Bot | BadBot, now_s: float) -> None:
-        entry = self._entries.get(bot_id)
-        new = entry is None or entry.bot is None
-        if entry is None:
-            entry = self._entries[bot_id] = _Entry()
-        former, entry.bot = entry.bot, bot
-        if isinstance(bot, BadBot) or not bot.enabled or bot.paused or bot.schedule is None:
-            entry.reason = None
-            self._unschedule(entry)
-            return
-        if isinstance(former, Bot) and _timing(former) == _timing(bot):
-            return
-        try:
-            entry.schedule = parse(bot.schedule, timezone=bot.policies.timezone)
-            entry.reason = None
-            # Slots that went by while it was disabled, or under another schedule, were nobody's.
-            cursor = first_cursor(entry.schedule, stored_s=bot.next_s if new else None, now_s=now_s)
-        except Permanent as fault:
-            self._unschedule(entry)
-            entry.reason = fault.sentence
-            self._say("schedule", fault.sentence, bot=bot_id)
-            return
-        self._wait_for(bot_id, entry, cursor)
-        if new and bot.next_s is not None:
+        news = self._table.refresh(found, now_s=now_s)
+        for bot_id, sentence in news.bad.items():
+            self._say("schedule", sentence, bot=bot_id)
+        for bot_id in news.resumed:
             self._do(self._lookers, partial(self._keeper.find_open, bot_id), partial(self._found_open, bot_id))
 
-    def _unschedule(self, entry: _Entry) -> None:
-        entry.schedule = None
-        entry.version += 1
-
-    def _wait_for(self, bot_id: str, entry: _Entry, cursor: int) -> None:
-        entry.cursor = cursor
-        entry.version += 1
-        heapq.heappush(self._slots, (cursor, next(self._order), bot_id, entry.version))
-        self._nexts[bot_id] = min([cursor, *entry.undecided])
-
-    def _decided(self, bot_id: str, slot: int) -> None:
-        """The store knows what became of the slot (of the stretch of slots that begins with it)."""
-        entry = self._entries.get(bot_id)
-        if entry is not None and slot in entry.undecided:
-            entry.undecided.discard(slot)
-            self._nexts[bot_id] = min([entry.cursor, *entry.undecided])
-
     def _check_clock(self, now_s: float, ticks: float) -> None:
-        """A clock that was set back: what comes next is decided anew; slots that have a record stay as they are."""
         before, self._before = self._before, (now_s, ticks)
-        if before is None or now_s - before[0] - (ticks - before[1]) > -CLOCK_S:
-            return
-        self._say("clock", f"The clock was set back by {before[0] + ticks - before[1] - now_s:.0f} s.")
-        for bot_id, entry in self._entries.items():
-            if entry.schedule is not None:
-                self._wait_for(bot_id, entry, entry.schedule.next(now_s))
+        if before is not None and now_s - before[0] - (ticks - before[1]) < -CLOCK_S:
+            self._say("clock", f"The clock was set back by {before[0] + ticks - before[1] - now_s:.0f} s.")
+            self._table.set_back(now_s=now_s)
 
     # --- what runs --------------------------------------------------------------------------------
 
@@ -368,14 +256,14 @@ class Scheduler:
             if instance.kind != "scheduled":
                 continue
             seen[instance.name] = instance
-            entry = self._entries.setdefault(instance.bot_id, _Entry())
+            entry = self._table.entry(instance.bot_id)
             current = entry.current
             if instance.state == "ended":
                 mine = current is not None and current.phase == "starting" and current.slot == instance.slot
                 if not mine and instance.name not in self._finishing:
                     self._finish(instance.bot_id, instance.slot, instance.name, instance)
             elif current is None:
-                found = _Current(None, instance.slot, "running", instance.started_s, name=instance.name)
+                found = Current(None, instance.slot, "running", instance.started_s, name=instance.name)
                 self._set_current(instance.bot_id, entry, found)
         self._live = {each.bot_id: each.slot for each in seen.values() if each.state != "ended"}
         for bot_id, entry in list(self._busy.items()):
@@ -391,7 +279,7 @@ class Scheduler:
             elif now_s - current.gone_s >= self._lost_after_s:
                 self._finish(bot_id, current.slot, current.name, None)
 
-    def _limit(self, entry: _Entry, current: _Current, instance: Instance, now_s: float) -> None:
+    def _limit(self, entry: Entry, current: Current, instance: Instance, now_s: float) -> None:
         """Stops a run that is over its time, and kills it when that does not help."""
         current.stop_s = instance.stop_asked_s or current.stop_s
         moment = self._deadline_s(entry)
@@ -412,7 +300,7 @@ class Scheduler:
 
         self._do(self._others, work, done)
 
-    def _deadline_s(self, entry: _Entry) -> float | None:
+    def _deadline_s(self, entry: Entry) -> float | None:
         """When there is something to be done about the current run although nothing happened."""
         current = entry.current
         if current is None or current.phase != "running" or current.killed:
@@ -433,7 +321,7 @@ class Scheduler:
                 self._at(AGAIN_S, partial(self._finishing.discard, name))
                 return
             self._finishing.discard(name)
-            entry = self._entries.setdefault(bot_id, _Entry())
+            entry = self._table.entry(bot_id)
             if instance is not None and instance.exit is not None:
                 entry.last_exit = instance.exit
             if outcome is not None:
@@ -444,7 +332,7 @@ class Scheduler:
 
         self._do(self._others, partial(self._keeper.finish, bot_id, slot, instance), done)
 
-    def _fold(self, bot_id: str, entry: _Entry) -> None:
+    def _fold(self, bot_id: str, entry: Entry) -> None:
         ticks = self._monotonic()
         if entry.folded_s and ticks - entry.folded_s < FOLD_EVERY_S:
             return
@@ -454,34 +342,22 @@ class Scheduler:
     # --- slots ------------------------------------------------------------------------------------
 
     def _pass_slots(self, now_s: float) -> None:
-        while self._slots and (self._slots[0][0] <= now_s or self._stale(self._slots[0])):
-            _, _, bot_id, version = heapq.heappop(self._slots)
-            entry = self._entries.get(bot_id)
-            if self._holding or entry is None or entry.version != version or entry.schedule is None:
-                continue
-            bot = entry.bot
-            assert isinstance(bot, Bot), "who has a schedule"
-            found = due(entry.schedule, bot.policies, cursor=entry.cursor, now_s=now_s)
+        if self._holding:
+            return
+        for bot, entry, schedule, found in self._table.pass_slots(now_s=now_s):
             if found.missed is not None:
                 reason = "It was not started in time: no scheduler was up, or it was busy."
-                entry.undecided.add(found.missed.first)
-                work = partial(self._keeper.missed, bot_id, entry.schedule, found.missed, reason=reason)
-                self._persist(bot_id, found.missed.first, work)
+                work = partial(self._keeper.missed, bot.id, schedule, found.missed, reason=reason)
+                self._persist(bot.id, found.missed.first, work)
             if found.run is not None:
-                entry.undecided.add(found.run)
-                busy = entry.current is not None or bot_id in self._live
+                busy = entry.current is not None or bot.id in self._live
                 choice = overlap(bot.policies.overlap, busy=busy, queued=entry.queued is not None)
                 self._take_turn(entry, bot, slot_name(found.run), choice=choice)
-            self._wait_for(bot_id, entry, found.next)
 
-    def _stale(self, top: tuple[int, int, str, int]) -> bool:
-        entry = self._entries.get(top[2])
-        return entry is None or entry.version != top[3]
-
-    def _take_turn(self, entry: _Entry, bot: Bot, slot: str, *, choice: Literal["start", "queue", "skip"]) -> None:
+    def _take_turn(self, entry: Entry, bot: Bot, slot: str, *, choice: Literal["start", "queue", "skip"]) -> None:
         turn = Turn(bot=bot, slot=slot, previous=entry.last_exit)
         if choice == "start":
-            self._set_current(bot.id, entry, _Current(turn, slot, "turn", self._clock()))
+            self._set_current(bot.id, entry, Current(turn, slot, "turn", self._clock()))
             heapq.heappush(self._lane, (slot_s(slot), next(self._order), bot.id))
         elif choice == "queue":
             entry.queued = turn
@@ -490,11 +366,11 @@ class Scheduler:
             behind = entry.current.slot if entry.current is not None else None
             self._persist(bot.id, slot_s(slot), partial(self._keeper.skipped, bot.id, slot, behind=behind))
 
-    def _queued(self, entry: _Entry, turn: Turn, outcome: Run | Fault | None) -> None:
+    def _queued(self, entry: Entry, turn: Turn, outcome: Run | Fault | None) -> None:
         if isinstance(outcome, Fault):
             self._say("trouble", outcome.sentence, bot=turn.bot.id)  # it is claimed when its turn comes
             return
-        self._decided(turn.bot.id, slot_s(turn.slot))
+        self._table.decided(turn.bot.id, slot_s(turn.slot))
         if outcome is None and entry.queued is turn:
             entry.queued = None
             self._watch(turn.bot.id, turn.slot)
@@ -504,7 +380,7 @@ class Scheduler:
         running = sum(entry.current.phase == "running" for entry in self._busy.values() if entry.current)
         while self._lane and not self._holding and starting < self._starts and starting + running < self._at_once:
             _, _, bot_id = heapq.heappop(self._lane)
-            entry = self._entries.get(bot_id)
+            entry = self._table.entries.get(bot_id)
             if entry is None or entry.current is None or entry.current.phase != "turn" or entry.current.turn is None:
                 continue
             current, turn = entry.current, entry.current.turn
@@ -528,7 +404,7 @@ class Scheduler:
         """It may have changed while the slot waited for its place."""
         return isinstance(bot, Bot) and bot.enabled and (not bot.paused or turn.slot.endswith(MANUAL))
 
-    def _begun(self, entry: _Entry, current: _Current, turn: Turn, outcome: Begun | Fault | None) -> None:
+    def _begun(self, entry: Entry, current: Current, turn: Turn, outcome: Begun | Fault | None) -> None:
         bot_id = turn.bot.id
         if isinstance(outcome, Fault):
             self._say("trouble", outcome.sentence, bot=bot_id)
@@ -536,7 +412,7 @@ class Scheduler:
             again = (slot_s(turn.slot), next(self._order), bot_id)
             self._at(AGAIN_S, partial(heapq.heappush, self._lane, again))
             return
-        self._decided(bot_id, slot_s(turn.slot))
+        self._table.decided(bot_id, slot_s(turn.slot))
         if outcome is None:
             self._watch(bot_id, turn.slot)
             self._free(bot_id, entry)
@@ -548,23 +424,19 @@ class Scheduler:
             current.phase, current.name, current.since_s = "running", outcome.name, self._clock()
             self.counts.late_s = max(self.counts.late_s, current.since_s - slot_s(turn.slot))
 
-    def _set_current(self, bot_id: str, entry: _Entry, current: _Current) -> None:
+    def _set_current(self, bot_id: str, entry: Entry, current: Current) -> None:
         entry.current = current
         self._busy[bot_id] = entry
 
-    def _free(self, bot_id: str, entry: _Entry) -> None:
+    def _free(self, bot_id: str, entry: Entry) -> None:
         """Its run is over; the next one may have its turn."""
         entry.current = None
         self._busy.pop(bot_id, None)
         turn, entry.queued = entry.queued, None
         if turn is not None:
-            self._set_current(bot_id, entry, _Current(turn, turn.slot, "turn", self._clock()))
+            self._set_current(bot_id, entry, Current(turn, turn.slot, "turn", self._clock()))
             heapq.heappush(self._lane, (slot_s(turn.slot), next(self._order), bot_id))
-        self._forget_idle(bot_id, entry)
-
-    def _forget_idle(self, bot_id: str, entry: _Entry) -> None:
-        if entry.bot is None and entry.current is None:
-            self._entries.pop(bot_id, None)
+        self._table.forget_idle(bot_id)
 
     # --- lost runs --------------------------------------------------------------------------------
 
@@ -599,7 +471,7 @@ class Scheduler:
 
     def _may_have_a_future(self, bot_id: str, slot: str) -> bool:
         """It runs, waits for its turn here, or may be queued behind an earlier slot that runs."""
-        entry = self._entries.get(bot_id)
+        entry = self._table.entries.get(bot_id)
         if entry is not None and any(each is not None and each.slot == slot for each in (entry.current, entry.queued)):
             return True
         running = self._live.get(bot_id)
@@ -609,9 +481,8 @@ class Scheduler:
 
     def _note_nexts(self) -> None:
         """Keeps `next_execution_time`, in one thread, as of the last pass."""
-        if self._noting or not self._nexts:
+        if self._noting or not (nexts := self._table.take_nexts()):
             return
-        nexts, self._nexts = self._nexts, {}
         self._noting = True
 
         def note() -> None:
@@ -622,7 +493,7 @@ class Scheduler:
             self._noting = False
             if isinstance(outcome, Fault):
                 self._say("trouble", outcome.sentence)
-                self._nexts = {**nexts, **self._nexts}
+                self._table.give_back(nexts)
 
         self._do(self._others, note, done)
 
@@ -634,7 +505,7 @@ class Scheduler:
                 self._say("trouble", outcome.sentence, bot=bot_id)
                 self._at(AGAIN_S, partial(self._persist, bot_id, slot, work))
                 return
-            self._decided(bot_id, slot)
+            self._table.decided(bot_id, slot)
             for run in outcome:
                 self._count(run)
 
@@ -682,10 +553,6 @@ class Scheduler:
         with self._lock:
             while not self._inbox.empty():
                 self._inbox.get()()
-
-
-def _timing(bot: Bot) -> tuple[object, ...]:
-    return bot.schedule, bot.policies.timezone, bot.enabled, bot.paused
 
 
 def _refused(sentence: str) -> Permanent:
