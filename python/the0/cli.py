@@ -312,6 +312,8 @@ def _add_state(commands: argparse._SubParsersAction[Any]) -> None:
         ("show", "the stored generation, its claim, and what lies on this disk"),
         ("ls", "the files of the stored generation"),
         ("verify", "read all of it and check every digest"),
+        ("history", "the generations that can be restored"),
+        ("restore", "the files of a generation, into a folder of its own"),
         ("adopt", "decide between local and stored state after a refused start"),
         ("aside", "the trees that were set aside on this disk"),
     ):
@@ -323,7 +325,12 @@ def _add_state(commands: argparse._SubParsersAction[Any]) -> None:
             side = parser.add_mutually_exclusive_group(required=True)
             side.add_argument("--local", dest="side", action="store_const", const="local", help="this disk is right")
             side.add_argument("--store", dest="side", action="store_const", const="store", help="the store is right")
-        else:
+        if name in ("ls", "restore"):
+            parser.add_argument("--generation", type=_count, metavar="N", help="default: the newest")
+            parser.add_argument("--lineage", help="default: the present one")
+        if name == "restore":
+            parser.add_argument("--to", metavar="DIR", required=True, help="a new folder")
+        elif name != "adopt":
             parser.add_argument("--json", action="store_true", help="as JSON")
         parser.set_defaults(run=_state, command=name)
 
@@ -337,7 +344,12 @@ def _state(arguments: argparse.Namespace) -> int:
     with _Store(settings) as store:
         if arguments.command == "adopt":
             return commands.adopt(settings, store, side=arguments.side)
-        command = {"show": commands.show, "ls": commands.ls, "verify": commands.check}[arguments.command]
+        if arguments.command in ("ls", "restore"):
+            chosen = {"generation": arguments.generation, "lineage": arguments.lineage}
+            if arguments.command == "restore":
+                return commands.restore(settings, store, to=arguments.to, **chosen)
+            return commands.ls(settings, store, as_json=arguments.json, **chosen)
+        command = {"show": commands.show, "verify": commands.check, "history": commands.history}[arguments.command]
         return command(settings, store, as_json=arguments.json)
 
 

@@ -22,12 +22,14 @@ from the0 import names
 from the0.errors import ExitCode, Fault
 from the0.objects.store import ObjectStore, PreconditionFailed, Unavailable
 from the0.sync.archive import ArchiveFile
+from the0.sync.cleaning import Bounds
 from the0.sync.commit import Committer, Fenced, reclaim
 from the0.sync.head import Head, HeadFile, decode
 from the0.sync.imports import publish
 from the0.sync.local import Origin, StateFolder
 from the0.sync.restore import restore
 from the0.sync.start import start
+from the0.sync.sweep import Limits, Sweeper
 
 SESSIONS = 4
 STEPS = 6
@@ -200,6 +202,7 @@ class Actor:
                     stored=reclaim(HeadFile(store, bucket=bucket, bot_id=bot_id), epoch=epoch, instance=instance),
                     max_bytes=1 << 30,
                     max_file_bytes=None,
+                    bounds=Bounds(listed=4),
                 )
                 committer.resolve()
                 assert Origin.decode(index.meta).of(committer.content)
@@ -235,6 +238,16 @@ class Actor:
                 publish(folder, committer, stored, former_etag=former.etag if former else None)
             if self.luck.random() < 0.3:
                 committer.look()
+            if self.luck.random() < 0.2:
+                claim = committer.stored.head.claim
+                Sweeper(
+                    self.stage_line(committer),
+                    bucket=self.world.buckets.state,
+                    bot_id=self.world.bot_id,
+                    epoch=claim.epoch,
+                    instance=claim.instance,
+                    limits=Limits(age_s=-1.0),
+                ).sweep(live_bytes=0, stop=threading.Event())
         except Unavailable:
             pass  # the next step, or the next process, goes on
         except PreconditionFailed:
@@ -275,7 +288,10 @@ def _one_line(heads: list[Head]) -> None:
     for head in heads[1:]:
         old, new = former.content, head.content
         assert new.lineage == old.lineage
-        assert new.segments[: len(old.segments)] == old.segments
+        if new.since == old.since:
+            assert new.segments[: len(old.segments)] == old.segments
+        else:
+            assert new.since == new.generation == old.generation + 1
         assert new.generation - old.generation in (0, 1)
         if (head.claim.epoch, head.claim.instance) != (former.claim.epoch, former.claim.instance):
             assert head.claim.epoch == former.claim.epoch + 1
@@ -288,8 +304,6 @@ def _one_line(heads: list[Head]) -> None:
 def _nothing_lost(world: World, heads: list[Head], reported: dict[tuple[str, int], Tree]) -> None:
     contents = {(head.content.lineage, head.content.generation): head.content for head in heads}
     assert reported.keys() <= contents.keys()
-    last = heads[-1].content
-    assert all(last.segments[: len(content.segments)] == content.segments for content in contents.values())
     for number, key in enumerate(sorted(reported)):
         path = world.base / f"generation-{number}"
         with StateFolder(str(path)) as folder:

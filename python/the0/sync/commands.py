@@ -1,4 +1,4 @@
-"""What a person asks about a bot's state: `runtime state show | ls | verify | adopt | aside`."""
+"""What a person asks about a bot's state: `runtime state show | ls | verify | history | restore | adopt | aside`."""
 
 from __future__ import annotations
 
@@ -8,14 +8,16 @@ import sys
 import time
 from typing import Any, Literal, TextIO
 
-from the0 import names
+from the0 import files, names
 from the0.errors import ExitCode, Fatal, clip
 from the0.objects.store import ObjectStore
 from the0.settings import SyncSettings
 from the0.sync.adopt import adopt_local, adopt_store
-from the0.sync.head import HeadFile, Stored
+from the0.sync.head import Content, HeadFile, Stored
+from the0.sync.history import HistoryFiles
 from the0.sync.local import Origin, StateFolder
 from the0.sync.lock import hold_lock
+from the0.sync.restore import restore_beside
 from the0.sync.verify import read_listing, verify
 
 
@@ -27,14 +29,21 @@ def show(settings: SyncSettings, store: ObjectStore, *, as_json: bool = False, o
     return 0 if stored is not None else 1
 
 
-def ls(settings: SyncSettings, store: ObjectStore, *, as_json: bool = False, out: TextIO | None = None) -> int:
-    """The files of the generation in the store. Exit code 0, or 1 where there is no state."""
+def ls(
+    settings: SyncSettings,
+    store: ObjectStore,
+    *,
+    generation: int | None = None,
+    lineage: str | None = None,
+    as_json: bool = False,
+    out: TextIO | None = None,
+) -> int:
+    """The files of a generation, of the newest by default. Exit code 0, or 1 where there is no state."""
     out = out or sys.stdout
-    stored = HeadFile(store, bucket=settings.buckets.state, bot_id=settings.bot_id).read()
-    if stored is None:
-        print(f"Bot {settings.bot_id} has no stored state.", file=sys.stderr)
+    content = _content(settings, store, generation=generation, lineage=lineage)
+    if content is None:
         return 1
-    listing = read_listing(stored.head.content, store=store, bucket=settings.buckets.state)
+    listing = read_listing(content, store=store, bucket=settings.buckets.state)
     for entry in listing.entries():
         path = os.fsdecode(entry.path)
         if as_json:
@@ -54,6 +63,50 @@ def ls(settings: SyncSettings, store: ObjectStore, *, as_json: bool = False, out
     return 0
 
 
+def history(settings: SyncSettings, store: ObjectStore, *, as_json: bool = False, out: TextIO | None = None) -> int:
+    """The generations that can be restored, the newest first. Exit code 0, or 1 where there is no state."""
+    out = out or sys.stdout
+    head = _content(settings, store)
+    if head is None:
+        return 1
+    for one in HistoryFiles(store, bucket=settings.buckets.state, bot_id=settings.bot_id).kept(head):
+        if as_json:
+            row = {
+                "generation": one.generation,
+                "lineage": one.lineage,
+                "stored_s": one.stored_s,
+                "segments": one.segments,
+                "stored_bytes": one.bytes,
+            }
+            print(json.dumps(row), file=out)
+        else:
+            when = "-" if one.stored_s is None else time.strftime("%Y-%m-%d %H:%M:%S", time.gmtime(one.stored_s))
+            print(f"{one.generation:>8} {when:<19} {one.bytes:>12} {one.lineage}", file=out)
+    return 0
+
+
+def restore(
+    settings: SyncSettings, store: ObjectStore, *, to: str, generation: int | None = None, lineage: str | None = None
+) -> int:
+    """The files of a generation into a folder of its own; the bot's state stays as it is. Exit code 0, or 1 where there is no state."""
+    content = _content(settings, store, generation=generation, lineage=lineage)
+    if content is None:
+        return 1
+    try:
+        restore_beside(
+            to,
+            content,
+            store=store,
+            bucket=settings.buckets.state,
+            bot_id=settings.bot_id,
+            max_bytes=settings.limits.state_bytes,
+        )
+    except OSError as reason:
+        raise files.disk_fault(reason, f"restoring generation {content.generation} into {to}") from reason
+    print(f"Generation {content.generation} of bot {settings.bot_id} is in {to}.")
+    return 0
+
+
 def check(settings: SyncSettings, store: ObjectStore, *, as_json: bool = False, out: TextIO | None = None) -> int:
     """Reads all of it and checks every digest. Exit code 0, or 214 where something is missing or damaged."""
     out = out or sys.stdout
@@ -66,6 +119,8 @@ def check(settings: SyncSettings, store: ObjectStore, *, as_json: bool = False, 
         "stored_bytes": found.stored_bytes,
         "files": found.files,
         "bytes": found.bytes,
+        "history": found.history,
+        "history_bytes": found.history_bytes,
         "unreferenced": found.unreferenced,
         "problems": list(found.problems),
     }
@@ -99,6 +154,20 @@ def aside(settings: SyncSettings, *, as_json: bool = False, out: TextIO | None =
         for name in found:
             print(clip(os.path.join(where, name), limit=4096), file=out)
     return 0
+
+
+def _content(
+    settings: SyncSettings, store: ObjectStore, *, generation: int | None = None, lineage: str | None = None
+) -> Content | None:
+    """HEAD's, or that of a former generation. None, and said, where there is no state."""
+    stored = HeadFile(store, bucket=settings.buckets.state, bot_id=settings.bot_id).read()
+    if stored is None:
+        print(f"Bot {settings.bot_id} has no stored state.", file=sys.stderr)
+        return None
+    if generation is None:
+        return stored.head.content
+    kept = HistoryFiles(store, bucket=settings.buckets.state, bot_id=settings.bot_id)
+    return kept.content_at(stored.head.content, generation, lineage=lineage)
 
 
 def _stored(stored: Stored | None) -> dict[str, Any] | None:

@@ -11,7 +11,7 @@ import os
 import threading
 from collections.abc import Callable, Iterator
 
-from the0 import names, statehash
+from the0 import files, names, statehash
 from the0.errors import ExitCode, Fatal, Permanent, clip
 from the0.objects.store import Bytes, Missing, ObjectStore, TooLarge
 from the0.sync.head import Content, SegmentRef
@@ -71,6 +71,25 @@ def restore(
     return index
 
 
+def restore_beside(
+    path: str, content: Content, *, store: ObjectStore, bucket: str, bot_id: str, max_bytes: int
+) -> None:
+    """Puts the files of `content` into a folder of its own, which is made or must be empty; claims nothing and keeps no index. For people.
+
+    Raises Fatal (USAGE) for a folder that is not empty, else as `restore`; what is there after an error is a part.
+    """
+    os.makedirs(path, exist_ok=True)
+    if os.listdir(path):
+        raise Fatal(f"{path} is not empty: name a new folder.", code=ExitCode.USAGE)
+    fd = files.open_root(path)
+    try:
+        if content.segments:
+            built = statehash.Restore(fd, max_bytes=2 * max_bytes)
+            _apply(built, content, store=store, bucket=bucket, bot_id=bot_id, stop=threading.Event(), movable=False)
+    finally:
+        os.close(fd)
+
+
 def _apply(
     built: statehash.Restore,
     content: Content,
@@ -79,6 +98,7 @@ def _apply(
     bucket: str,
     bot_id: str,
     stop: threading.Event,
+    movable: bool = True,
 ) -> None:
     try:
         for segment, data in fetch_segments(content, store=store, bucket=bucket):
@@ -86,7 +106,7 @@ def _apply(
                 raise StoppedEarly
             built.apply(data, key=segment.key, digest=segment.digest)
             del data  # before the next one is waited for
-        built.finish()
+        built.finish(movable=movable)
     except statehash.LimitError as reason:
         raise _over_limit(content, bot_id, clip(str(reason))) from reason
     except (statehash.FormatError, statehash.DigestError) as reason:
