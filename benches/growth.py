@@ -185,7 +185,6 @@ def commits(base: Path, *, count: int, mib: int, pictures: bool) -> list[Figure]
         if number % max(count // 10, 1) == 0:
             print(f"  {number} commits: {rows[-1]}", file=sys.stderr, flush=True)
     sent = bot.store.sent
-    grown = [bot.restored(base / "restored") for _ in range(3)]
     fresh_base = base / "fresh"
     fresh_base.mkdir()
     fresh = Bot(fresh_base)
@@ -193,7 +192,8 @@ def commits(base: Path, *, count: int, mib: int, pictures: bool) -> list[Figure]
     shutil.copytree(bot.state, fresh.state, ignore=shutil.ignore_patterns(names.RESERVED_DIR), symlinks=True)
     fresh = _again(fresh_base)
     fresh.commit()
-    plain = [fresh.restored(base / "restored") for _ in range(3)]
+    pairs = [(bot.restored(base / "restored"), fresh.restored(base / "restored")) for _ in range(7)]
+    grown, plain = [one for one, _ in pairs], [other for _, other in pairs]
     limit = [(0, 64.0), (count, 64.0)]
     if pictures:
         draw(
@@ -231,7 +231,9 @@ def commits(base: Path, *, count: int, mib: int, pictures: bool) -> list[Figure]
             runs=[max(r["history_mib"] / r["live_mib"] for r in rows)],
             target=1.05,
         ),
-        Figure(name="restore / restore of a fresh base", unit="x", runs=[_ratio(grown, plain)], target=1.5),
+        Figure(
+            name="restore / restore of a fresh base", unit="x", runs=[one / other for one, other in pairs], target=1.5
+        ),
         Figure(name="restore", unit="s", runs=grown),
         Figure(name="restore of a fresh base", unit="s", runs=plain),
         Figure(name="local work of a commit beyond the tick", unit="ms", runs=plain_ms),
@@ -251,10 +253,6 @@ def _again(base: Path) -> Bot:
     for child in kept.iterdir():
         child.rename(bot.state / child.name)
     return bot
-
-
-def _ratio(one: list[float], other: list[float]) -> float:
-    return statistics.median(one) / statistics.median(other)
 
 
 def sample(bot: Bot, commit: int) -> dict[str, float]:
