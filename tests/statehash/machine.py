@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from itertools import count
 from pathlib import Path
@@ -25,16 +25,26 @@ def folder(path: Path) -> Iterator[int]:
 
 
 def pack(
-    root: Path, index: sh.Index, *, carry: list[str] | None = None, **options: int
+    root: Path,
+    index: sh.Index,
+    *,
+    carry: list[str] | None = None,
+    meanwhile: Sequence[Callable[[], None]] = (),
+    **options: int,
 ) -> tuple[sh.Pack, list[Stored]]:
+    """`meanwhile`: what happens to the tree after each look at it; it is folded in."""
     with folder(root) as fd:
         scan = sh.scan(fd, index)
         packing = sh.Pack(fd, index, scan.carry(index, carry) if carry else scan, **options)
         stored = []
-        while (segment := packing.next()) is not None:
-            assert sh.digest(segment) == segment.digest
-            assert len(memoryview(segment)) == segment.size == len(segment)
-            stored.append((f"segment-{next(_NUMBERS)}-{segment.digest[:12]}", segment.digest, bytes(segment)))
+        for happens in (*meanwhile, None):
+            while (segment := packing.next()) is not None:
+                assert sh.digest(segment) == segment.digest
+                assert len(memoryview(segment)) == segment.size == len(segment)
+                stored.append((f"segment-{next(_NUMBERS)}-{segment.digest[:12]}", segment.digest, bytes(segment)))
+            if happens is not None:
+                happens()
+                packing.fold()
     return packing, stored
 
 
@@ -45,9 +55,17 @@ def commit(root: Path, index: sh.Index, meta: bytes = b"", **options: int) -> li
     return stored
 
 
-def clean(root: Path, index: sh.Index, segments: list[Stored], carry: list[str], **options: int) -> list[Stored]:
+def clean(
+    root: Path,
+    index: sh.Index,
+    segments: list[Stored],
+    carry: list[str],
+    *,
+    meanwhile: Sequence[Callable[[], None]] = (),
+    **options: int,
+) -> list[Stored]:
     """A commit that carries; returns the segments that are listed afterwards."""
-    packing, stored = pack(root, index, carry=carry, **options)
+    packing, stored = pack(root, index, carry=carry, meanwhile=meanwhile, **options)
     dropped = packing.dropped
     assert set(dropped) <= set(carry)
     index.stage(packing, [key for key, _, _ in stored], b"")

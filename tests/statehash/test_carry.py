@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import mmap
 import os
+from functools import partial
 from pathlib import Path
 from random import Random
 
@@ -46,7 +47,8 @@ def test_every_generation_comes_back_whatever_is_dropped(tmp_path: Path, root: P
             keys = [key for key, _, _ in segments]
             carry = rng.sample(keys, rng.randrange(len(keys) + 1)) if rng.random() < 0.7 else []
             options = {"segment_bytes": rng.choice([1, 100_000, 1 << 25]), "threads": rng.choice([1, 2, 4])}
-            segments = machine.clean(root, index, segments, carry, **options)
+            edits = [partial(oracle.edit, root, rng)] * rng.choice([0, 0, 1, 2])
+            segments = machine.clean(root, index, segments, carry, meanwhile=edits, **options)
             assert not {key for key, _, _ in segments} & set(carry), "all of it could be read"
             check(tmp_path, root, index, segments, str(generation))
             if rng.random() < 0.5:

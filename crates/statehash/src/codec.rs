@@ -266,3 +266,35 @@ pub fn get_staged(payload: &[u8]) -> Result<Staged> {
     }
     Ok(Staged { meta, segments, changes: Arc::new(changes), dropped })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn staged(dropped: Vec<u32>) -> Staged {
+        let changes = vec![Change { path: b"gone".to_vec(), segment: 3, op: Op::Drop }];
+        Staged { meta: b"m".to_vec(), segments: vec![("k".into(), [7; 32], 5, 6)], changes: Arc::new(changes), dropped }
+    }
+
+    /// As logs were written before commits could drop segments.
+    #[test]
+    fn a_transaction_that_drops_nothing_is_as_it_was() {
+        let mut bytes = b"\x01\0\0\0m\x01\0\0\0\x01\0\0\0k".to_vec();
+        bytes.extend([7; 32]);
+        bytes.extend(b"\x05\0\0\0\0\0\0\0\x06\0\0\0\0\0\0\0\x01\0\0\0\x04\0\0\0gone\x03\0\0\0\x03");
+        assert_eq!(put_staged(&staged(Vec::new())), bytes);
+        assert_eq!(get_staged(&bytes).expect("read"), staged(Vec::new()));
+    }
+
+    #[test]
+    fn what_is_dropped_comes_back_whole_or_not_at_all() {
+        let short = put_staged(&staged(Vec::new())).len();
+        let bytes = put_staged(&staged(vec![1, 2]));
+        assert_eq!(get_staged(&bytes).expect("read"), staged(vec![1, 2]));
+        for end in (0..bytes.len()).filter(|end| *end != short) {
+            assert!(get_staged(&bytes[..end]).is_err(), "{end}");
+        }
+        let longer = [&bytes[..], &[0]].concat();
+        assert!(get_staged(&longer).is_err());
+    }
+}
