@@ -14,6 +14,8 @@ def open_and_read(path):
         what = os.readlink(f"/proc/self/fd/{fd}")
         try:
             data = os.read(fd, 1 << 20)
+        except ProcessLookupError:
+            raise  # it ended in between: there was nothing to read any more
         except OSError as failure:
             return f"{path} is {what}: {failure}"
         keep(data)
