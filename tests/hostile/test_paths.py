@@ -38,6 +38,22 @@ def test_something_else_in_its_place(yard: Yard, kind: str) -> None:
 
 
 @pytest.mark.attack(
+    "the whole of .the0 moved away, a link to the neighbour's in its place",
+    "never followed: the next start is refused (208) with a sentence; without the link it finds the state",
+)
+def test_the_reserved_folder_is_a_link(yard: Yard) -> None:
+    ended = yard.run("replace.py", kind="reserved", within_s=60)
+    assert ended.record is not None
+    assert ended.code == ended.record["code"]
+    assert ended.record["bot_code"] == 3
+    refused = yard.place.start().end()
+    honest(refused, by="runtime", code=208)
+    assert "it is the runtime's own; remove what stands there" in refused.err
+    (yard.place.state / ".the0").unlink()
+    assert yard.next_start(within_s=60)["kept"] in (1, 2)
+
+
+@pytest.mark.attack(
     "state files, folders, bot.log and .the0/spool exchanged with links to /proc/self and to the neighbour, thousands of times a "
     "second, while they are read",
     "its own bytes or nothing, never a link's target",

@@ -14,6 +14,8 @@ from bot_place import eventually
 from hostile.yard import Yard, honest, leftovers
 from the0.execute import keeper
 
+SOAK = bool(os.environ.get("THE0_SOAK"))
+"""Two of the limits are waited out: half a minute each."""
 as_root = pytest.mark.skipif(
     os.geteuid() != 0, reason="counts processes of a user of its own, for which it has to be root"
 )
@@ -148,3 +150,17 @@ def test_the_lock_is_replaced(yard: Yard) -> None:
     second = yard.place.start().end()
     assert second.code == 213
     assert running.stop().code == 0
+
+
+@pytest.mark.attack(
+    "limits of our processes set to nothing (prlimit: open files, file size, processes, memory)",
+    "the run ends within a minute with 200 or 209 and a sentence (exit.json may be missing); the next start has the state",
+)
+@pytest.mark.parametrize("limit", ["RLIMIT_NOFILE", "RLIMIT_AS", *(("RLIMIT_FSIZE", "RLIMIT_NPROC") if SOAK else ())])
+def test_our_limits_are_set_to_nothing(yard: Yard, limit: str) -> None:
+    begun = time.monotonic()
+    ended = yard.run("processes.py", act="limits", names=[limit], within_s=90)
+    assert time.monotonic() - begun < 60
+    assert ended.code in (200, 209)
+    assert ended.record is None or ended.record["code"] == ended.code, "where no file can be written there is none"
+    assert yard.next_start(within_s=60)["kept"] == 1

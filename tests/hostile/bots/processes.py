@@ -1,6 +1,7 @@
 """Processes that are hard to end, and signals to those of the runtime."""
 
 import os
+import resource
 import signal
 import time
 
@@ -147,6 +148,14 @@ def bomb(config):
             except OSError:
                 time.sleep(0.01)
     found["forks"] = forks
+
+
+def limits(config):
+    """Of the runtime's processes: a user may set those of all that are its own."""
+    for pid in (SUPERVISOR, sync()):
+        for name in config["names"]:
+            resource.prlimit(pid, getattr(resource, name), (0, 0))
+    stored()
 
 
 def main(_, config):

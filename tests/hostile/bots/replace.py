@@ -69,6 +69,12 @@ def put(kind, path, number, config):
 def main(_, config):
     remember(1)
     stored()
+    if config["kind"] == "reserved":
+        os.rename(f"{STATE}/.the0", f"{STATE}/was-the0")
+        os.symlink(f"{config['neighbour']}/state/.the0", f"{STATE}/.the0")
+        remember(2)
+        tell()
+        raise SystemExit(3)
     kind, done = config["kind"], 0
     for number, path in enumerate(places(config)):
         if kind == "garbage" and not path.startswith((f"{STATE}/.the0/", config["logs"], config["run_dir"])):
