@@ -170,7 +170,7 @@ def test_a_platform_that_is_killed_again_and_again_never_runs_two_copies(platfor
 def test_a_failing_bot_waits_longer_and_harms_no_other(platform: Platform) -> None:
     platform.put("bad", "raise SystemExit(3)")
     platform.put("good")
-    platform.up()
+    up = platform.up()
     platform.until_printed("good", "is here")
     row = eventually(
         lambda: (row := platform.row("bad")) and row["restarts"] >= 1 and row["status"] == "waiting" and row, "wait"
@@ -178,14 +178,16 @@ def test_a_failing_bot_waits_longer_and_harms_no_other(platform: Platform) -> No
     assert (row["last_exit"]["code"], row["last_exit"]["by"]) == (3, "bot")
     assert "exit code 3" in row["reason"]
     assert row["next_s"] - row["since"] == pytest.approx(2.0, abs=0.1)
+    assert up.news("ended", "bad")[0]["message"] == "The bot ended with exit code 3. It starts again in 1 s."
 
 
 def test_what_needs_a_person_is_not_started_again_until_it_changes(platform: Platform) -> None:
     platform.put("b")
     Path(platform.data.objects, "custom-bots/u/b/1").unlink()
-    platform.up()
+    up = platform.up()
     row = platform.until("b", "error")
     assert "u/b/1" in row["reason"]
+    assert "not started again by itself" in up.news("ended", "b")[0]["message"]
     assert row["last_exit"]["code"] == ExitCode.CODE
     platform.put("b", version="2")
     platform.until("b", "running")

@@ -66,6 +66,9 @@ class Runner:
         self._seen: dict[str, Instance] = {}
         self._missing: frozenset[str] = frozenset()
         self._store_fault: str | None = None
+        self._began_s = clock()
+        self._told: dict[str, tuple[float, bool]] = {}
+        """Of which instance (by its start) its start was told, and whether its end was, too."""
         self._killed: set[str] = set()
         """Names of instances of which that was said."""
         self._due_s: float | None = None
@@ -292,21 +295,41 @@ class Runner:
         seen = {each.name: each for each in actual if each.kind == "realtime"}
         if seen == self._seen:
             return
-        self._killed = {name for name in self._killed if name in seen and seen[name].state != "ended"}
-        for name, each in seen.items():
-            former = self._seen.get(name)
-            if former is each:
-                continue
-            if each.state in ("running", "starting") and (former is None or former.started_s != each.started_s):
-                if each.state == "running":
-                    self._say("started", _started(each), bot=each.bot_id)
-                else:
-                    seen[name] = former or each
-            elif each.state == "running" and former is not None and former.state == "starting":
-                self._say("started", _started(each), bot=each.bot_id)
-            elif each.state == "ended" and each.exit is not None and former is not None and former.state != "ended":
-                self._say("ended", each.exit.reason, bot=each.bot_id, code=each.exit.code, by=each.exit.by)
         self._seen = seen
+        self._killed = {name for name in self._killed if name in seen and seen[name].state != "ended"}
+        self._told = {name: told for name, told in self._told.items() if name in seen}
+        for name, each in seen.items():
+            started_s, ended = self._told.get(name, (None, False))
+            if started_s != each.started_s:
+                if each.state == "starting":
+                    continue
+                ended = False
+                if each.started_s >= self._began_s:  # else it was taken over
+                    self._say("started", _started(each), bot=each.bot_id)
+            if each.state == "ended" and not ended:
+                ended = True
+                if each.exit is not None and each.exit.at_s >= self._began_s:
+                    said = f"{each.exit.reason}{self._outlook(each)}"
+                    self._say("ended", said, bot=each.bot_id, code=each.exit.code, by=each.exit.by)
+            self._told[name] = each.started_s, ended
+
+    def _outlook(self, ended: Instance) -> str:
+        """What comes after an end, for a person."""
+        now_s = self._clock()
+        decision = reconcile.decide(
+            ended.bot_id,
+            self._desired.bots.get(ended.bot_id),
+            [ended],
+            desired=self._desired,
+            memory=self._memory,
+            now_s=now_s,
+            grace_s=self._grace_s,
+        )
+        if decision.status == "waiting" and decision.due_s is not None:
+            return f" It starts again in {decision.due_s - now_s:.0f} s."
+        if decision.status == "error" and ended.exit is not None and ended.exit.code in reconcile.HELD:
+            return " It is not started again by itself: correct it, or restart it."
+        return ""
 
     def _tell_missing(self, missing: frozenset[str]) -> None:
         if missing != self._missing:
