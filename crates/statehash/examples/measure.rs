@@ -17,9 +17,10 @@ use statehash::error::{Error, Result};
 use statehash::index::Index;
 use statehash::pack::{self, Pack};
 use statehash::replay::Limits;
-use statehash::scan::{scan, Options, Scan};
+use statehash::scan::{scan, watched, Options, Scan};
 use statehash::segment::Segment;
 use statehash::unpack::Restore;
+use statehash::watch::Watch;
 use statehash::{beneath, compare, unzip};
 
 /// Fewer when every round moves much.
@@ -114,7 +115,12 @@ fn look(root: &OwnedFd, index: &Index, threads: usize) -> Result<Scan> {
 }
 
 fn packed(root: &OwnedFd, index: &Index, threads: usize) -> Result<(Pack, Vec<Segment>)> {
-    let seen = Arc::new(look(root, index, threads)?);
+    let seen = look(root, index, threads)?;
+    packed_of(root, index, seen, threads)
+}
+
+fn packed_of(root: &OwnedFd, index: &Index, seen: Scan, threads: usize) -> Result<(Pack, Vec<Segment>)> {
+    let seen = Arc::new(seen);
     let options = pack::Options { segment_bytes: 32 << 20, max_file_bytes: None, threads };
     let fd = rustix::io::dup(root).map_err(|e| Error::os(b"", e))?;
     let mut packing = Pack::new(fd, seen, options);
@@ -126,7 +132,12 @@ fn packed(root: &OwnedFd, index: &Index, threads: usize) -> Result<(Pack, Vec<Se
 }
 
 fn commit(root: &OwnedFd, index: &mut Index) -> Result<Vec<Segment>> {
-    let (packing, segments) = packed(root, index, 2)?;
+    let seen = look(root, index, 2)?;
+    commit_of(root, index, seen)
+}
+
+fn commit_of(root: &OwnedFd, index: &mut Index, seen: Scan) -> Result<Vec<Segment>> {
+    let (packing, segments) = packed_of(root, index, seen, 2)?;
     let keys: Vec<_> = segments.iter().map(|s| blake3::Hash::from_bytes(s.digest).to_hex().to_string()).collect();
     let staged = packing.staged(index, &keys, b"")?;
     index.stage(staged)?;
@@ -208,6 +219,38 @@ fn main() -> Result<()> {
         commit(&root, &mut index).map(drop)
     })?;
     println!("one small file changed: commit  {one:8.2}");
+    let watch = Watch::new(root.as_fd(), b".the0", 1_000_000)?;
+    let all = |index: &Index, since: Option<u64>| {
+        watched(root.as_fd(), index, &Options { skip: b".the0", threads: 1, all: false }, &watch, since, &|| Ok(()))
+    };
+    let begun = Instant::now();
+    watch.settle(all(&index, None)?.news);
+    println!("first tick, watches set         {:8.2}  ({} folders)", begun.elapsed().as_secs_f64() * 1000.0, watch.folders());
+    let again = median(|| all(&index, None).map(drop))?;
+    println!("tick, 1 thread, watched         {again:8.2}");
+    let woken = median(|| {
+        at += 1;
+        std::fs::write(source.join("folder-0000/changing"), format!("{at}")).map_err(failed)?;
+        let seen = all(&index, Some(0))?;
+        assert!(!seen.whole && !seen.changed.is_empty());
+        let news = seen.news;
+        commit_of(&root, &mut index, seen)?;
+        assert_eq!(watch.gather(), news, "nothing moved");
+        watch.settle(news);
+        Ok(())
+    })?;
+    println!("woken: one folder, commit       {woken:8.2}");
+    let held = median(|| {
+        at += 1;
+        std::fs::write(source.join("folder-0000/changing"), format!("{at}")).map_err(failed)?;
+        let options = pack::Options { segment_bytes: 32 << 20, max_file_bytes: None, threads: 2 };
+        let fd = rustix::io::dup(&root).map_err(|e| Error::os(b"", e))?;
+        let mut packing = Pack::new(fd, Arc::new(all(&index, Some(0))?), options);
+        while packing.next(&index, &|| Ok(()))?.is_some() {}
+        let options = Options { skip: b".the0", threads: 1, all: false };
+        packing.fold(&index, &options, Some(&watch), &|| Ok(())).map(drop)
+    })?;
+    println!("woken, packed, folded once      {held:8.2}");
 
     let restore = |threads: usize, synced: bool| -> Result<()> {
         let dest = fresh(&base.join(MADE))?;
