@@ -157,10 +157,10 @@ class Recheck:
 
     def __init__(self) -> None: ...
     def step(
-        self, root_fd: int, index: Index, *, budget_bytes: int, budget_s: float, round: bool = True
+        self, root_fd: int, index: Index, *, budget_bytes: int, budget_s: float, preferred_only: bool = False
     ) -> list[bytes]:
-        """Reads on from where it was, about so much (a file counts as 4 KiB at least), at most to the round's end, or where `round` is False
-        to the end of what is put first. Returns the paths that
+        """Reads on from where it was, about so much (a file counts as 4 KiB at least), at most to the round's end, or to the
+        end of what is put first. Returns the paths that
         differ; in the index, in memory, they count as changed from now on, so that the next whole scan finds them. Scans and packs made
         before do not fit the index any more where there are any."""
     def prefer(self, index: Index, after_ns: int, upto_ns: int) -> None:

@@ -456,7 +456,7 @@ mod statehash {
             Self::default()
         }
 
-        #[pyo3(signature = (root_fd, index, *, budget_bytes, budget_s, round = true))]
+        #[pyo3(signature = (root_fd, index, *, budget_bytes, budget_s, preferred_only = false))]
         fn step<'py>(
             &mut self,
             py: Python<'py>,
@@ -464,11 +464,11 @@ mod statehash {
             mut index: PyRefMut<'_, Index>,
             budget_bytes: u64,
             budget_s: f64,
-            round: bool,
+            preferred_only: bool,
         ) -> PyResult<Vec<Bound<'py, PyBytes>>> {
             let time = Duration::try_from_secs_f64(budget_s).map_err(|e| PyValueError::new_err(e.to_string()))?;
             let (root, index, core) = (root_fd.own()?, &mut index.core, &mut self.core);
-            let found = detached(py, |pulse| core.step(root.as_fd(), index, budget_bytes, time, round, pulse))?;
+            let found = detached(py, |pulse| core.step(root.as_fd(), index, budget_bytes, time, !preferred_only, pulse))?;
             Ok(found.iter().map(|p| PyBytes::new(py, p)).collect())
         }
 

@@ -177,6 +177,7 @@ def _stored(stored: Stored | None) -> dict[str, Any] | None:
     return {
         "lineage": content.lineage,
         "generation": content.generation,
+        "cut": content.cut,
         "segments": len(content.segments),
         "stored_bytes": sum(segment.bytes for segment in content.segments),
         "removed": content.removed,

@@ -57,7 +57,7 @@ class Rehash:
     def finish(self, root_fd: int, index: statehash.Index, *, clock_s: float) -> list[bytes]:
         """Reads what changed lately and was not read again since; the bot has ended."""
         self._prefer(index, _ns(clock_s + 1.0))
-        return self._recheck.step(root_fd, index, budget_bytes=_MOST_BYTES, budget_s=LAST_S, round=False)
+        return self._recheck.step(root_fd, index, budget_bytes=_MOST_BYTES, budget_s=LAST_S, preferred_only=True)
 
     def _prefer(self, index: statehash.Index, upto_ns: int) -> None:
         if upto_ns > self._rested_ns:
