@@ -208,13 +208,34 @@ def test_a_removed_folder_is_made_again_and_said(spool: Spool, path: Path) -> No
     assert lines_of(successor) == b"two\nthree\n"
 
 
-def test_a_link_in_place_of_the_folder_is_refused(path: Path, tmp_path: Path) -> None:
-    (tmp_path / "elsewhere").mkdir()
+@pytest.mark.parametrize("kind", ["link", "file", "fifo"])
+def test_what_is_in_place_of_the_folder_is_replaced_and_never_followed(path: Path, tmp_path: Path, kind: str) -> None:
+    (elsewhere := tmp_path / "elsewhere").mkdir()
+    (elsewhere / "theirs").write_text("kept")
     path.parent.mkdir(parents=True)
-    path.symlink_to(tmp_path / "elsewhere")
+    if kind == "link":
+        path.symlink_to(elsewhere)
+    elif kind == "file":
+        path.write_text("x")
+    else:
+        os.mkfifo(path)
+    found = Spool(str(path))
+    found.load()
+    found.close()
+    assert path.is_dir()
+    assert not path.is_symlink()
+    assert any("replaced" in problem for problem in found.problems)
+    assert [(each.name, each.read_text()) for each in elsewhere.iterdir()] == [("theirs", "kept")]
+
+
+def test_a_link_in_place_of_the_reserved_folder_is_refused(path: Path, tmp_path: Path) -> None:
+    (elsewhere := tmp_path / "elsewhere").mkdir()
+    (elsewhere / path.name).write_text("kept")
+    path.parent.parent.mkdir(parents=True, exist_ok=True)
+    path.parent.symlink_to(elsewhere)
     with pytest.raises(OSError):
         Spool(str(path)).load()
-    assert list((tmp_path / "elsewhere").iterdir()) == []
+    assert (elsewhere / path.name).read_text() == "kept"
 
 
 def test_records_of_nonsense_are_no_records(spool: Spool, path: Path) -> None:
