@@ -130,8 +130,13 @@ def why_not(folder: str) -> str | None:
             os.mkdir(os.path.join(place, name))
         try:
             tried = subprocess.run(
-                [sys.executable, "-I", "-m", "the0.view", place],
-                stdin=subprocess.DEVNULL,
+                [
+                    sys.executable,
+                    "-I",
+                    "-c",
+                    "import sys; from the0 import view; sys.exit(view.probe(sys.stdin.read()))",
+                ],
+                input=place,
                 capture_output=True,
                 text=True,
                 timeout=_PROBE_S,
@@ -145,7 +150,8 @@ def why_not(folder: str) -> str | None:
     return (tried.stderr.strip().splitlines() or [f"exit code {tried.returncode}"])[-1]
 
 
-def _probe(place: str) -> int:
+def probe(place: str) -> int:
+    """Tries it for this process, in a folder prepared by `why_not`; an exit code."""
     try:
         own = os.path.join(place, "own")
         enter(
@@ -221,7 +227,3 @@ def _checked(result: int, what: str) -> None:
     if result != 0:
         number = ctypes.get_errno()
         raise OSError(number, os.strerror(number), what)
-
-
-if __name__ == "__main__":
-    sys.exit(_probe(sys.argv[1]))

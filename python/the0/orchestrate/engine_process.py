@@ -7,10 +7,8 @@ us: when we end without stopping it, it runs on, and the next engine on this fol
 from __future__ import annotations
 
 import os
-import select
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import threading
@@ -22,7 +20,7 @@ from typing import Any, Final
 from the0 import files, names, privacy
 from the0.documents import Bot
 from the0.errors import ExitCode, Fatal, clip
-from the0.orchestrate import groups, process_query, process_record, processes
+from the0.orchestrate import groups, process_query, process_record, process_start, processes
 from the0.orchestrate.data import BotFolders, Data
 from the0.orchestrate.engine import Instance, QueryAnswer, Start, Usage
 from the0.orchestrate.process_place import Places
@@ -31,8 +29,6 @@ from the0.sync.lock import is_free
 
 DRAIN_LOOK_S: Final = 0.1
 """How often is looked whether the final sync of a supervisor that was killed has ended."""
-SETTLING_S: Final = 2.0
-SETTLED_LOOK_MS: Final = 10
 _GONE: Final = "~gone-"
 """Begins the name of a removed bot's folder; no id's folder is called so."""
 USAGE_S: Final = 1.0
@@ -158,34 +154,21 @@ class ProcessEngine:
 
     def _spawn(self, found: _Process, bot: Bot, wanted: Start) -> None:
         folders = found.folders
-        port = _free_port() if bot.query_entrypoint is not None and bot.kind == "realtime" else None
+        port = process_start.free_port() if bot.query_entrypoint is not None and bot.kind == "realtime" else None
         limited = self._places.groups_for(found.instance.name, bot.limits)
-        place = self._places.place(folders, _environment(bot, wanted, query_port=port), groups=limited)
-        read_fd, write_fd = os.pipe()
+        told = process_start.environment(bot, wanted, query_port=port)
+        place = self._places.place(folders, told, groups=limited)
         said_fd = os.open(folders.said, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_APPEND | os.O_NOFOLLOW, 0o600)
         try:
-            child = subprocess.Popen(
-                process_query.command(read_fd),
-                env={},
-                cwd="/",
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.DEVNULL,
-                stderr=said_fd,
-                pass_fds=(read_fd,),
-                start_new_session=True,
-            )
-        except BaseException:
-            os.close(write_fd)
-            raise
+            begun = process_start.begin(stdout=subprocess.DEVNULL, stderr=said_fd)
         finally:
-            os.close(read_fd)
             os.close(said_fd)
         try:
-            who = processes.identify(child.pid)
+            who = processes.identify(begun.child.pid)
             assert who is not None, "a child that was not reaped"
             with self._lock:
                 stop_asked = found.instance.stop_asked_s is not None
-                found.child = child
+                found.child = begun.child
                 found.record = replace(
                     found.record if stop_asked else found.record.with_instance(state="running"),
                     process=who,
@@ -193,26 +176,23 @@ class ProcessEngine:
                     cgroups=limited,
                 )
                 process_record.write(folders, found.record)
-                found.pidfd = os.pidfd_open(child.pid)
+                found.pidfd = os.pidfd_open(begun.child.pid)
+                looked = os.dup(found.pidfd)
                 self._changed()
                 self._watch(found)
-                looked = os.dup(found.pidfd)
         except BaseException:
-            os.close(write_fd)
-            child.kill()
-            child.wait()
+            begun.drop()
+            begun.child.kill()
+            begun.child.wait()
             raise
         self._tell(found)
+        # The record is there for whoever comes after us: the process may begin, unless it need not any more.
+        if stop_asked:
+            begun.drop()
+        else:
+            begun.tell(place)
         try:
-            # The record is there for whoever comes after us: the process may begin, unless it need not any more.
-            if not stop_asked:
-                files.write_all(write_fd, place.encode())
-        except BrokenPipeError:
-            pass  # it has ended, which the watcher sees
-        finally:
-            os.close(write_fd)
-        try:
-            _settle(child.pid, looked)
+            process_start.settle(begun.child.pid, looked)
         finally:
             os.close(looked)
 
@@ -392,44 +372,6 @@ class ProcessEngine:
 def _is_free(folders: BotFolders) -> bool:
     """Whether no run holds the lock on the state folder: its final sync has ended, too."""
     return is_free(folders.state)
-
-
-def _environment(bot: Bot, wanted: Start, *, query_port: int | None) -> dict[str, str]:
-    environment = {
-        names.BOT_ID: bot.id,
-        names.RUNTIME: bot.runtime,
-        names.ENTRYPOINT: bot.entrypoint,
-        names.CODE_FILE: bot.file_path,
-        names.BOT_CONFIG: bot.config_json,
-        names.BOT_TYPE: bot.kind,
-    }
-    for name, value in (
-        (names.QUERY_ENTRYPOINT, bot.query_entrypoint),
-        (names.THE0_QUERY_PORT, str(query_port) if query_port is not None else None),
-        (names.THE0_SLOT, wanted.slot),
-        (names.THE0_RUN_TOKEN, wanted.token),
-        (names.THE0_ENDED, wanted.previous.instance if wanted.previous is not None else None),
-    ):
-        if value is not None:
-            environment[name] = value
-    return environment
-
-
-def _settle(pid: int, pidfd: int) -> None:
-    """Until the bot has begun, as far as can be told from outside, or has ended: so that who starts many bots in a few threads
-    starts as many of them at the same time, and no more."""
-    ended = select.poll()
-    ended.register(pidfd, select.POLLIN)
-    deadline = time.monotonic() + SETTLING_S
-    while time.monotonic() < deadline and not ended.poll(SETTLED_LOOK_MS):
-        if processes.has_child(pid, "the0-sync"):
-            return
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 def _has_entries(folder: str) -> bool:

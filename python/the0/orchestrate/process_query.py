@@ -6,13 +6,13 @@ import json
 import os
 import shutil
 import subprocess
-import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from typing import Any, Final
 
 from the0 import canonical, files, names
 from the0.documents import Bot
 from the0.errors import ExitCode, Fatal, clip
+from the0.orchestrate import process_start
 from the0.orchestrate.data import BotFolders
 from the0.orchestrate.engine import QueryAnswer
 from the0.orchestrate.place import Place
@@ -55,11 +55,6 @@ def ask(
     return _answer(out, said=said, code=code)
 
 
-def command(read_fd: int) -> Sequence[str]:
-    """What starts `execute` in its place on this machine; see `place`."""
-    return [sys.executable, "-I", "-m", "the0.cli", "execute", f"--place={read_fd}"]
-
-
 def _folders(folder: str, *, keep: str) -> BotFolders:
     os.makedirs(folder, mode=0o700, exist_ok=True)
     for name in os.listdir(folder):
@@ -69,33 +64,16 @@ def _folders(folder: str, *, keep: str) -> BotFolders:
 
 
 def _run(place: Place, *, timeout_s: float, started: Started) -> tuple[bytes, bytes, int]:
-    read_fd, write_fd = os.pipe()
     try:
-        child = subprocess.Popen(
-            command(read_fd),
-            env={},
-            cwd="/",
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            pass_fds=(read_fd,),
-            start_new_session=True,
-        )
+        begun = process_start.begin(stdout=subprocess.PIPE, stderr=subprocess.PIPE)
     except OSError as reason:
-        os.close(write_fd)
         raise Fatal(
             f"No process can be started for the query: {reason.strerror}; raise this user's limits.",
             code=ExitCode.INTERNAL,
         ) from reason
-    finally:
-        os.close(read_fd)
+    child = begun.child
     started(child)
-    try:
-        files.write_all(write_fd, place.encode())
-    except BrokenPipeError:
-        pass  # it has ended: its exit code says why
-    finally:
-        os.close(write_fd)
+    begun.tell(place)
     try:
         out, said = child.communicate(timeout=timeout_s)
     except subprocess.TimeoutExpired as reason:
