@@ -108,7 +108,7 @@ def test_a_slow_stop_is_ended_by_force_in_the_end() -> None:
     stopping = instance(bot(), state="stopping", stop_asked_s=NOW)
     late_s = NOW + GRACE_S + reconcile.KILL_AFTER_S
     assert plan([bot(enabled=False)], [stopping]).due_s == late_s
-    assert plan([bot(enabled=False)], [stopping], now_s=late_s).actions == (KillInstance("b", "b"),)
+    assert plan([bot(enabled=False)], [stopping], now_s=late_s).actions == (KillInstance("b", "b", NOW),)
 
 
 def test_an_end_unasked_is_followed_by_a_longer_and_longer_wait() -> None:

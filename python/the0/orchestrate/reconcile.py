@@ -47,6 +47,8 @@ class StopInstance:
 class KillInstance:
     name: str
     bot_id: str
+    asked_s: float
+    """When its stop was asked for."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -230,7 +232,7 @@ def _decide_live(
             asked = each.stop_asked_s if each.stop_asked_s is not None else each.started_s
             kill_s = asked + grace_s + KILL_AFTER_S
             if each.stop_asked_s is not None and now_s >= kill_s:
-                actions.append(KillInstance(each.name, each.bot_id))
+                actions.append(KillInstance(each.name, each.bot_id, each.stop_asked_s))
                 kill_s = now_s + KILL_AFTER_S
             due_s = kill_s if due_s is None else min(due_s, kill_s)
             continue

@@ -31,12 +31,10 @@ from the0.orchestrate.reconcile import (
     StartBot,
     StopInstance,
 )
+from the0.orchestrate.runner_news import InstanceNews, Say
 
 WORKERS: Final = 4
 """Actions that are carried out at the same time."""
-
-Say = Callable[..., None]
-"""`say(event, message, bot=…)`: news for a person or a log."""
 
 
 class Runner:
@@ -63,14 +61,11 @@ class Runner:
         self._revision: int | None = None
         self._desired = Desired(bots={})
         self._memory = Memory()
-        self._seen: dict[str, Instance] = {}
         self._missing: frozenset[str] = frozenset()
         self._store_fault: str | None = None
-        self._began_s = clock()
-        self._told: dict[str, tuple[float, bool]] = {}
-        """Of which instance (by its start) its start was told, and whether its end was, too."""
-        self._killed: set[str] = set()
-        """Names of instances of which that was said."""
+        self._news = InstanceNews(say, began_s=clock())
+        self._killed: frozenset[tuple[str, float]] = frozenset()
+        """Which stops were said to take too long: names and when they were asked for."""
         self._due_s: float | None = None
         self._actions: queue.SimpleQueue[Action | None] = queue.SimpleQueue()
         self._workers: list[threading.Thread] = []
@@ -126,8 +121,8 @@ class Runner:
         self._refresh()
         with self._lock:
             actual = self._engine.actual()
-            self._tell_news(actual)
             now_s = self._clock()
+            self._news.tell(actual, decide=self._decide_after, now_s=now_s)
             plan = reconcile.reconcile(self._desired, actual, now_s=now_s, memory=self._memory, grace_s=self._grace_s)
             self._due_s = plan.due_s
             self._tell_missing(plan.missing)
@@ -260,15 +255,21 @@ class Runner:
             self._say("stop", action.reason, bot=action.bot_id)
             self._engine.stop(action.name, grace_s=self._grace_s, reason=action.reason)
         elif isinstance(action, KillInstance):
-            if action.name not in self._killed:
-                self._killed = {*self._killed, action.name}
-                self._say("kill", "it has not stopped in time", bot=action.bot_id)
+            self._say_once(action)
             self._engine.kill(action.name)
         elif action.discard:
             self._engine.discard(action.bot_id)
         else:
             self._engine.remove(action.name)
         return None
+
+    def _say_once(self, action: KillInstance) -> None:
+        with self._lock:
+            said = (action.name, action.asked_s) in self._killed
+            live = {(each.name, each.stop_asked_s) for each in self._engine.actual() if each.state != "ended"}
+            self._killed = frozenset(each for each in self._killed if each in live) | {(action.name, action.asked_s)}
+        if not said:
+            self._say("kill", "it has not stopped in time", bot=action.bot_id)
 
     def _failure(self, action: Action, sentence: str, *, held: bool) -> Failed | None:
         if not isinstance(action, StartBot):
@@ -291,45 +292,16 @@ class Runner:
 
     # --- news -------------------------------------------------------------------------------------
 
-    def _tell_news(self, actual: Sequence[Instance]) -> None:
-        seen = {each.name: each for each in actual if each.kind == "realtime"}
-        if seen == self._seen:
-            return
-        self._seen = seen
-        self._killed = {name for name in self._killed if name in seen and seen[name].state != "ended"}
-        self._told = {name: told for name, told in self._told.items() if name in seen}
-        for name, each in seen.items():
-            started_s, ended = self._told.get(name, (None, False))
-            if started_s != each.started_s:
-                if each.state == "starting":
-                    continue
-                ended = False
-                if each.started_s >= self._began_s:  # else it was taken over
-                    self._say("started", _started(each), bot=each.bot_id)
-            if each.state == "ended" and not ended:
-                ended = True
-                if each.exit is not None and each.exit.at_s >= self._began_s:
-                    said = f"{each.exit.reason}{self._outlook(each)}"
-                    self._say("ended", said, bot=each.bot_id, code=each.exit.code, by=each.exit.by)
-            self._told[name] = each.started_s, ended
-
-    def _outlook(self, ended: Instance) -> str:
-        """What comes after an end, for a person."""
-        now_s = self._clock()
-        decision = reconcile.decide(
+    def _decide_after(self, ended: Instance) -> Decision:
+        return reconcile.decide(
             ended.bot_id,
             self._desired.bots.get(ended.bot_id),
             [ended],
             desired=self._desired,
             memory=self._memory,
-            now_s=now_s,
+            now_s=self._clock(),
             grace_s=self._grace_s,
         )
-        if decision.status == "waiting" and decision.due_s is not None:
-            return f" It starts again in {decision.due_s - now_s:.0f} s."
-        if decision.status == "error" and ended.exit is not None and ended.exit.code in reconcile.HELD:
-            return " It is not started again by itself: correct it, or restart it."
-        return ""
 
     def _tell_missing(self, missing: frozenset[str]) -> None:
         if missing != self._missing:
@@ -346,10 +318,6 @@ class Runner:
 
 def _bot_id(action: Action) -> str:
     return action.bot.id if isinstance(action, StartBot) else action.bot_id
-
-
-def _started(instance: Instance) -> str:
-    return f"restart {instance.restart}" if instance.restart else ""
 
 
 def row(bot_id: str, bot: Bot | BadBot | None, decision: Decision, newest: Instance | None) -> dict[str, Any]:
