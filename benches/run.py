@@ -16,7 +16,7 @@ import queries  # noqa: E402
 import sdk_import  # noqa: E402
 import unzip  # noqa: E402
 
-NAMES = ("sdk_import", "execute", "languages", "unzip", "queries", "logs", "state")
+NAMES = ("sdk_import", "execute", "languages", "unzip", "queries", "platform_up", "logs", "state")
 
 
 def main() -> int:
