@@ -264,7 +264,9 @@ def test_programs_below_tmp_stay_in_sight(platform: Platform, tmp_path: Path) ->
 
 
 def test_a_bot_over_its_memory_limit_is_ended_and_says_so(platform: Platform) -> None:
-    if groups.find("test").version == 0:
+    found = groups.find("test")
+    groups.remove(found.parents)
+    if found.version == 0:
         pytest.skip("this machine gives no control groups")
     platform.put(
         "hungry",

@@ -346,6 +346,7 @@ class ProcessEngine:
                 if found.draining is not None:
                     found.draining.cancel()
         self._watcher.close()
+        self._places.close()
         with self._lock:
             for found in self._found.values():
                 if found.pidfd is not None:

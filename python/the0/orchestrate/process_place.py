@@ -78,6 +78,10 @@ class Places:
         }
         return paths, None
 
+    def close(self) -> None:
+        """Leaves no control group behind in which no bot runs on."""
+        groups.remove(self._groups.parents)
+
     def groups_for(self, name: str, limits: Resources) -> tuple[str, ...]:
         """The control groups of a bot with limits, made; none where this machine gives none. OSError."""
         limited = limits.memory_bytes is not None or limits.cpu_cores is not None
