@@ -193,7 +193,7 @@ def _ending(instance: Instance | None, *, generation_after: int | None) -> dict[
     if instance is None or instance.exit is None:
         known = {} if instance is None else {"start_s": instance.started_s}
         reason = "It was claimed, nothing of it runs, and nobody saw its end."
-        return {"result": "lost", "reason": reason, "generation_after": generation_after, **known}
+        return {"result": "lost", "reason": reason, "generation_after": generation_after, "waiting": False, **known}
     result: Result = "ok" if instance.exit.code == 0 else "failed"
     if instance.stop_reason == TIMED_OUT:
         result = "timed out"

@@ -137,7 +137,6 @@ class Scheduler:
             self._woken.wait(wait_s)
             self._woken.clear()
         self.hold()
-        self._starters.shutdown(cancel_futures=True)
         self._lookers.shutdown(cancel_futures=True)
         self._drain()
         try:
@@ -149,9 +148,11 @@ class Scheduler:
         self._drain()
 
     def hold(self) -> None:
-        """Starts nothing more; ends are still recorded. What was due and did not start is missed, or left to another one."""
+        """Starts nothing more, and waits for what is being started; ends are still recorded. What was due and did not start is
+        missed, or left to another scheduler."""
         with self._lock:
             self._holding = True
+        self._starters.shutdown(cancel_futures=True)
 
     def close(self) -> None:
         """Waits for what is being carried out. Leaves what runs alone. Idempotent."""
