@@ -31,6 +31,10 @@ def until(true: Callable[[], bool]) -> None:
         time.sleep(0.01)
 
 
+def sweeping() -> bool:
+    return any(thread.name == "sweep" for thread in threading.enumerate())
+
+
 def orphan(world: World) -> str:
     """What a commit of former times left."""
     key = names.segment_key(world.bot_id, lineage="former", generation=1, digest="0" * 64)
@@ -71,19 +75,27 @@ def test_the_daemon_sweeps_after_its_first_cleaning_and_then_once_an_hour(
         left = orphan(world)
         for second in range(70):
             write_tree(here.state, {"hot": b"%d" % second})
-            kept.keeper.one_pass(100.0 * second)
+            assert left in world.segment_keys(), "nothing was cleaned yet"
+            kept.keeper.one_pass(float(second))
             if world.history.list():
                 break
         assert second == Bounds().listed, "as soon as HEAD would list too many"
         assert len(world.head.content.segments) <= 2
         until(lambda: left not in world.segment_keys())
         left = orphan(world)
-        now_s = 100.0 * second
-        kept.keeper.one_pass(now_s + EVERY_S + 1)
+        kept.keeper.one_pass(second + EVERY_S - 1)
+        write_tree(here.state, {"hot": b"within the hour"})
+        kept.keeper.one_pass(second + EVERY_S - 0.5)
+        until(lambda: not sweeping())
+        assert left in world.segment_keys(), "at most one an hour"
         write_tree(here.state, {"hot": b"once more"})
-        assert left in world.segment_keys(), "as long as nothing is committed, nothing is looked for"
-        kept.keeper.one_pass(now_s + EVERY_S + 2)
+        kept.keeper.one_pass(second + EVERY_S)
         until(lambda: left not in world.segment_keys())
+        until(lambda: not sweeping())
+        left = orphan(world)
+        kept.keeper.one_pass(second + 3 * EVERY_S)
+        until(lambda: not sweeping())
+        assert left in world.segment_keys(), "as long as nothing is committed, nothing is looked for"
         kept.keeper.finish(deadline_s=time.monotonic() + 5)
     assert kept.said == []
     assert world.stored_tree() == here.tree
@@ -129,14 +141,14 @@ class Failing:
 def test_a_sweep_that_fails_is_told_once_and_tried_again(reason: Exception, said: int) -> None:
     sweeper = Failing(reason)
     told: list[str] = []
-    sweeping = Sweeping(sweeper, say=told.append)  # type: ignore[arg-type]
+    beside = Sweeping(sweeper, say=told.append)  # type: ignore[arg-type]
     for hour in range(3):
-        sweeping.note(dropped=1)
-        sweeping.tend(hour * EVERY_S, live_bytes=lambda: 7)
+        beside.note(dropped=1)
+        beside.tend(hour * EVERY_S, live_bytes=lambda: 7)
         until(lambda hours=hour: sweeper.calls == hours + 1)  # type: ignore[misc]
-        sweeping.tend(hour * EVERY_S + 1, live_bytes=lambda: 7)
-        until(lambda: not any(thread.name == "sweep" for thread in threading.enumerate()))
-    sweeping.finish(live_bytes=lambda: 7)
+        beside.tend(hour * EVERY_S + 1, live_bytes=lambda: 7)
+        until(lambda: not sweeping())
+    beside.finish(live_bytes=lambda: 7)
     assert len(told) == said
     assert sweeper.calls == 3
 

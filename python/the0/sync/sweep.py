@@ -179,7 +179,8 @@ class Sweeping:
         self._say = say
         self._stop = threading.Event()
         self._thread: threading.Thread | None = None
-        self._next_s: float | None = None
+        self._first_s: float | None = None
+        self._last_s: float | None = None
         self._cleaned = False
         self._committed = False
         self._told = False
@@ -191,19 +192,17 @@ class Sweeping:
 
     def tend(self, now_s: float, *, live_bytes: Callable[[], int]) -> None:
         """Begins a sweep if one is due; returns at once."""
-        if self._next_s is None:
-            due = self._cleaned
-            if not due and self._committed:
-                self._next_s = now_s + EVERY_S
-        else:
-            due = self._committed and now_s >= self._next_s
-        if due:
+        if self._first_s is None:
+            self._first_s = now_s
+        rested_since_s = self._first_s if self._last_s is None else self._last_s
+        first = self._cleaned and self._last_s is None
+        if first or (self._committed and now_s - rested_since_s >= EVERY_S):
             self._begin(live_bytes())
-            self._next_s = now_s + EVERY_S
+            self._last_s = now_s
 
     def finish(self, *, live_bytes: Callable[[], int], within_s: float = FINISH_S) -> None:
         """The process is about to end. What is not done by then, a later one does."""
-        if self._cleaned and self._thread is None:
+        if self._cleaned and self._last_s is None:
             self._begin(live_bytes())
         if self._thread is not None:
             self._thread.join(within_s)
