@@ -11,9 +11,7 @@ from __future__ import annotations
 import ctypes
 import errno
 import os
-import subprocess
 import sys
-import tempfile
 from collections.abc import Iterable, Mapping
 from typing import Final
 
@@ -125,6 +123,9 @@ def drop_capabilities() -> None:
 
 def why_not(folder: str) -> str | None:
     """None where this machine gives views; else why not. Tries it, in a process of its own, below `folder`."""
+    import subprocess  # not at every start of a bot
+    import tempfile
+
     with tempfile.TemporaryDirectory(dir=folder, prefix=".view-") as place:
         for name in ("own", "hidden", "store", "root"):
             os.mkdir(os.path.join(place, name))

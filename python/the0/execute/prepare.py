@@ -6,7 +6,6 @@ import sys
 from threading import Event, Thread
 from typing import TYPE_CHECKING
 
-from the0 import runs
 from the0.errors import ExitCode, Fatal, Fault
 from the0.execute import code
 from the0.execute.preparing import Prepared
@@ -48,6 +47,8 @@ def prepare(settings: ExecuteSettings, *, wanted: Wanted | None, instance: str, 
 def _check_run(settings: ExecuteSettings, store: ObjectStore) -> None:
     """Before anything is claimed or fetched: that the slot of a scheduled run is ours. Fatal (SLOT_TAKEN) otherwise."""
     if settings.slot is not None:
+        from the0 import runs  # most starts have none
+
         runs.check(
             store,
             bucket=settings.buckets.state,
