@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 from bot_place import CODE_KEY, Ended, Place, archive
 
+from rig.proxy import Delay, Proxy
 from the0.errors import ExitCode
 from the0.objects.credentials import StoreSettings
 from the0.objects.open import open_store
@@ -22,7 +23,9 @@ from the0.objects.open import open_store
 BOT = "print('the bot ran')"
 
 
-def check(place: Place, ended: Ended, code: int, *words: str, left: frozenset[str] = frozenset()) -> None:
+def check(
+    place: Place, ended: Ended, code: int, *words: str, left: frozenset[str] = frozenset(), stored: str | None = None
+) -> None:
     """The sentence on stderr, the same in the bot's log, the record; no bot ran, of its code only `left` is there."""
     assert ended.code == code, ended.err
     sentences = ended.err.splitlines()
@@ -31,7 +34,8 @@ def check(place: Place, ended: Ended, code: int, *words: str, left: frozenset[st
     for word in words:
         assert word in sentence, sentence
     assert sentence.endswith(".")
-    stored = "".join(path.read_text() for path in place.store.glob("bot-logs/logs/bot-1/**/*") if path.is_file())
+    if stored is None:
+        stored = "".join(path.read_text() for path in place.store.glob("bot-logs/logs/bot-1/**/*") if path.is_file())
     on_disk, in_store = errors(ended.log), errors(stored)
     assert [sentence] in (on_disk, in_store), (on_disk, in_store)
     assert len(on_disk) <= 1 >= len(in_store)
@@ -315,8 +319,15 @@ def test_a_bucket_that_is_missing(place: Place, minio_server: object) -> None:
     settings: StoreSettings = minio_server.settings  # type: ignore[attr-defined]
     on_minio(place, settings)
     make_buckets(settings)
-    place.env["MINIO_CODE_BUCKET"] = "no-such-bucket"
-    check(place, place.run(), ExitCode.STORE_DENIED, "no-such-bucket")
+    bot_id = f"bucketless-{os.getpid()}"
+    place.env.update(MINIO_CODE_BUCKET="no-such-bucket", BOT_ID=bot_id)
+    ended = place.run()
+    # Where the claim was quicker than the code's failure, the log is in the store.
+    store = open_store(settings, deadline_s=10)
+    lines = [store.get("bot-logs", info.key, limit_bytes=1 << 20) for info in store.list("bot-logs", f"logs/{bot_id}/")]
+    store.close()
+    stored = b"".join(line.data for line in lines).decode()
+    check(place, ended, ExitCode.STORE_DENIED, "no-such-bucket", stored=stored)
 
 
 def test_a_claim_is_given_back_when_the_code_is_missing(place: Place, minio_server: object) -> None:
@@ -326,7 +337,12 @@ def test_a_claim_is_given_back_when_the_code_is_missing(place: Place, minio_serv
     store = open_store(settings, deadline_s=10)
     bot_id = f"claimed-{os.getpid()}"
     place.env["BOT_ID"] = bot_id
-    assert place.run().code == ExitCode.CODE
+    with Proxy(settings.endpoint) as proxy:
+        # Later than the claim.
+        proxy.fail(lambda request: Delay(1.0) if "/custom-bots/" in request.path else None)
+        place.env["MINIO_ENDPOINT"] = proxy.endpoint
+        assert place.run().code == ExitCode.CODE
+    place.env["MINIO_ENDPOINT"] = settings.endpoint
     head = json.loads(store.get("bot-state", f"{bot_id}/HEAD", limit_bytes=1 << 20).data)
     assert head["claim"]["released"] is True
     store.put("custom-bots", CODE_KEY, archive({"main.py": BOT}))
