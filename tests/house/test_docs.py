@@ -152,4 +152,4 @@ def test_commands_of_the_readme_exist() -> None:
     shown = subprocess.run(
         [Path(sys.executable).parent / "runtime", "--help"], capture_output=True, text=True, timeout=30, check=True
     ).stdout
-    assert commands <= set(re.findall(r"^    ([a-z]+) ", shown, re.MULTILINE)), "commands that this version lacks"
+    assert commands <= set(re.findall(r"^    ([a-z]+)(?: |$)", shown, re.MULTILINE)), "commands that this version lacks"
