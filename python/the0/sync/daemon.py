@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
-from the0 import files, names, statehash
+from the0 import files, names, statehash, threads
 from the0.errors import ExitCode, Fatal, Fault, Permanent, clip
 from the0.objects.store import ObjectStore, PreconditionFailed, Unavailable
 from the0.settings import SyncSettings
@@ -362,7 +362,7 @@ def run(
             shipper.say(note, level="info")
         logs_stop = threading.Event()
         logs = threading.Thread(target=shipper.run, args=(logs_stop,), name="logs", daemon=True)
-        logs.start()
+        threads.start(logs)
         notify("ready")
         fenced = False
         try:
@@ -466,7 +466,7 @@ def _end(
     try:
         if fenced:
             raise Fenced
-        last_lines.start()
+        threads.start(last_lines)
         keeper.finish(deadline_s=deadline_s)
         last_lines.join()
         keeper.release()
@@ -479,7 +479,7 @@ def _end(
             told = reason.sentence if isinstance(reason, Fault) else str(reason)
             shipper.say(f"Another instance took over, and unsynced state could not be set aside: {clip(told)}")
         if last_lines.ident is None:
-            last_lines.start()
+            threads.start(last_lines)
         last_lines.join()
         return ExitCode.FENCED
     except Fault as reason:

@@ -11,6 +11,8 @@ from collections.abc import Callable, Iterable, Iterator
 from queue import Queue
 from typing import Generic, TypeVar
 
+from the0 import threads
+
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
@@ -36,7 +38,7 @@ class Lane:
             raise self._error
         if self._thread is None:
             self._thread = threading.Thread(target=self._run, name=self._name, daemon=True)
-            self._thread.start()
+            threads.start(self._thread)
         self._work.put(work)
 
     def __exit__(self, kind: object, value: object, trace: object) -> None:
@@ -96,7 +98,7 @@ class _Fetch(Generic[Item, Result]):
         self._result: list[Result] = []
         self._error: BaseException | None = None
         self.thread = threading.Thread(target=self._run, name="fetch", daemon=True)
-        self.thread.start()
+        threads.start(self.thread)
 
     def wait(self) -> Result:
         self.thread.join()

@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable
 from typing import Final
 
-from the0 import names
+from the0 import names, threads
 from the0.errors import Fault, clip
 from the0.objects.store import ObjectStore
 from the0.sync import lines, spool
@@ -105,7 +105,7 @@ class LogShipper:
         if not self._fenced.is_set() and not self._is_busy() and self._consolidating.due(now_s):
             more |= self._consolidating.make(self._consolidate, now_s)
             if self._beside is not None:
-                self._beside.start()
+                threads.start(self._beside)
         return 0.0 if more else TICK_S
 
     def finish(self, deadline_s: float) -> bool:

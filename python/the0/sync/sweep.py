@@ -11,7 +11,7 @@ import threading
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
-from the0 import names
+from the0 import names, threads
 from the0.errors import Fault, Transient
 from the0.objects.store import ObjectInfo, ObjectStore
 from the0.sync import lease
@@ -213,7 +213,7 @@ class Sweeping:
             return
         self._committed = self._cleaned = False
         self._thread = threading.Thread(target=self._run, args=(live_bytes,), name="sweep", daemon=True)
-        self._thread.start()
+        threads.start(self._thread)
 
     def _run(self, live_bytes: int) -> None:
         try:

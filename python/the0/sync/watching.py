@@ -12,7 +12,7 @@ import threading
 import time
 from collections.abc import Callable
 
-from the0 import statehash
+from the0 import statehash, threads
 from the0.errors import clip
 
 QUIET_S = 0.2
@@ -31,7 +31,7 @@ class Bell:
         self._event = event
         self._lock = threading.Lock()
         self._fd: int | None = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
-        threading.Thread(target=self._ring, name="bell", daemon=True).start()
+        threads.start(threading.Thread(target=self._ring, name="bell", daemon=True))
 
     @property
     def rung(self) -> bool:
