@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import re
 import shutil
 import statistics
@@ -21,42 +20,13 @@ from pathlib import Path
 if __package__ is None and str(Path(__file__).resolve().parent.parent / "tests") not in sys.path:
     sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tests"))
 
+from conformance.platform_under_test import Platform, Up
 from report import Figure, keep, show, wait_for_quiet
 from rig import toolchains
 from the0 import asking
 
 PROGRAMS = Path(__file__).with_name("programs")
-RUNTIME = [sys.executable, "-I", "-m", "the0.cli"]
 CLIENTS = 16
-
-
-class Platform:
-    """`runtime up` on a folder of its own."""
-
-    def __init__(self, base: Path) -> None:
-        self.environ = {**os.environ, "THE0_DATA": str(base / "data"), "GATEWAY_TOKEN": "bench"}
-        self._log = open(base / "up.log", "w")  # noqa: SIM115 - as long as the process
-        self._process = subprocess.Popen(
-            [*RUNTIME, "up", "--port", "0"], env=self.environ, stdout=self._log, stderr=self._log
-        )
-        deadline = time.monotonic() + 20
-        while "http://" not in (told := (base / "up.log").read_text()):
-            if time.monotonic() > deadline:
-                raise SystemExit(f"`runtime up` did not come up: {told}")
-            time.sleep(0.02)
-        found = re.search(r"http://[0-9.]+:([0-9]+)", told)
-        assert found is not None
-        self.port = int(found[1])
-
-    def run(self, *words: str) -> str:
-        return subprocess.run(
-            [*RUNTIME, *words], env=self.environ, check=True, stdout=subprocess.PIPE, text=True
-        ).stdout
-
-    def close(self) -> None:
-        self._process.terminate()
-        self._process.wait(60)
-        self._log.close()
 
 
 def deploy(platform: Platform, base: Path, bot_id: str, runtime: str, files: Mapping[str, Path]) -> None:
@@ -74,7 +44,7 @@ def deploy(platform: Platform, base: Path, bot_id: str, runtime: str, files: Map
         "description": "asked",
     }
     (folder / "bot-config.yaml").write_text(json.dumps({**told, "entrypoints": {"bot": first, "query": first}}))
-    platform.run("deploy", str(folder), "--id", bot_id)
+    platform.deploy(folder, "--id", bot_id)
 
 
 def query_port(bot_id: str) -> int:
@@ -93,12 +63,12 @@ def query_port(bot_id: str) -> int:
     raise SystemExit(f"{bot_id} has no query process")
 
 
-def load(url: str, body: Path, *, requests: int, clients: int) -> tuple[float, float, float]:
+def load(url: str, body: Path, *, token: str, requests: int, clients: int) -> tuple[float, float, float]:
     """(requests/s, p50 ms, p99 ms)"""
     with tempfile.NamedTemporaryFile() as csv:
         argv = ["ab", "-q", "-n", str(requests), "-c", str(clients), "-p", str(body), "-T", "application/json"]
         told = subprocess.run(
-            [*argv, "-H", "Authorization: Bearer bench", "-e", csv.name, url],
+            [*argv, "-H", f"Authorization: Bearer {token}", "-e", csv.name, url],
             check=True,
             capture_output=True,
             text=True,
@@ -115,7 +85,7 @@ def load(url: str, body: Path, *, requests: int, clients: int) -> tuple[float, f
     return float(rate[1]), percent[50], percent[99]
 
 
-def measure(platform: Platform, base: Path, bot_id: str, requests: int, runs: int) -> list[Figure]:
+def measure(up: Up, base: Path, bot_id: str, requests: int, runs: int) -> list[Figure]:
     port = query_port(bot_id)
     body = base / f"{bot_id}.json"
     body.write_text(json.dumps({"bot_id": bot_id, "query_path": "/price"}))
@@ -128,14 +98,18 @@ def measure(platform: Platform, base: Path, bot_id: str, requests: int, runs: in
             break
         except asking.NotListening:
             time.sleep(0.05)
-    direct, gateway = f"http://127.0.0.1:{port}/price", f"http://127.0.0.1:{platform.port}/query"
+    direct, gateway = f"http://127.0.0.1:{port}/price", f"{up.gateway}/query"
     rows: dict[str, list[tuple[float, float, float]]] = {}
     for _ in range(runs):
         wait_for_quiet()
-        rows.setdefault("direct 1", []).append(load(direct, empty, requests=requests // 2, clients=1))
-        rows.setdefault("gateway 1", []).append(load(gateway, body, requests=requests // 2, clients=1))
-        rows.setdefault("direct many", []).append(load(direct, empty, requests=requests, clients=CLIENTS))
-        rows.setdefault("gateway many", []).append(load(gateway, body, requests=requests, clients=CLIENTS))
+        rows.setdefault("direct 1", []).append(load(direct, empty, token=up.token, requests=requests // 2, clients=1))
+        rows.setdefault("gateway 1", []).append(load(gateway, body, token=up.token, requests=requests // 2, clients=1))
+        rows.setdefault("direct many", []).append(
+            load(direct, empty, token=up.token, requests=requests, clients=CLIENTS)
+        )
+        rows.setdefault("gateway many", []).append(
+            load(gateway, body, token=up.token, requests=requests, clients=CLIENTS)
+        )
 
     def of(name: str, column: int) -> list[float]:
         return [row[column] for row in rows[name]]
@@ -166,15 +140,16 @@ def run(*, requests: int, runs: int) -> bool:
     figures: list[Figure] = []
     with tempfile.TemporaryDirectory() as name:
         base = Path(name)
-        platform = Platform(base)
+        up = Up(base)
         try:
+            platform = up.platform()
             deploy(platform, base, "python", "python3.11", {"asked.py": PROGRAMS / "asked.py"})
             native = toolchains.cpp(PROGRAMS / "asked.cpp")
             deploy(platform, base, "native", "gcc13", {"asked": native.folder / "program"})
             for bot_id in ("python", "native"):
-                figures += measure(platform, base, bot_id, requests, runs)
+                figures += measure(up, base, bot_id, requests, runs)
         finally:
-            platform.close()
+            up.close()
     show("Query gateway", figures)
     print(keep("gateway", figures))
     return all(figure.verdict != "MISSED" for figure in figures)

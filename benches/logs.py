@@ -13,15 +13,14 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
+from counting import Counting
 from report import ROOT, Figure, keep, show
 from the0.objects.credentials import StoreSettings
 from the0.objects.open import open_store
-from the0.objects.store import ObjectStore
 from the0.sync import lines, log_reader
 from the0.sync.botlog import BotLogWriter
 from the0.sync.logs import LogShipper
@@ -36,30 +35,6 @@ SHAPES = {
     "JSON without": b'{"level":"info","message":"%b","n":5}' % (b"y" * 60),
     "not UTF-8": b"\xff" * (WIDTH - 1),
 }
-
-
-class Counting:
-    """The store, and what was sent to it."""
-
-    def __init__(self, store: ObjectStore) -> None:
-        self._store = store
-        self.sent_bytes = 0
-        self.requests = 0
-
-    @property
-    def name(self) -> str:
-        return self._store.name
-
-    def __getattr__(self, name: str) -> Callable[..., Any]:
-        act = getattr(self._store, name)
-
-        def ask(*args: Any, **kwargs: Any) -> Any:
-            self.requests += 1
-            if name in ("put", "put_if", "append"):
-                self.sent_bytes += len(args[2])
-            return act(*args, **kwargs)
-
-        return ask
 
 
 def normalising() -> Iterator[Figure]:
@@ -105,7 +80,7 @@ def ship(told: str) -> None:
         "pss": pss / 1024,
         "peak": after.ru_maxrss / 1024,
         "sent_bytes": store.sent_bytes,
-        "requests": store.requests,
+        "requests": len(store.requests),
         "done": done,
     }
     print(json.dumps(cost))

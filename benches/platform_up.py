@@ -98,13 +98,18 @@ def until_written(logs: Path) -> None:
     raise TimeoutError(f"nothing in {logs}")
 
 
+def fill(place: Platform, count: int) -> None:
+    """So many bots, each of which has begun."""
+    for number in range(count):
+        place.put(f"b{number}")
+    for number in range(count):
+        place.until_printed(f"b{number}", "is here")
+
+
 def memory() -> Figure:
     with platform() as place:
         up = place.up()
-        for number in range(BOTS):
-            place.put(f"b{number}")
-        for number in range(BOTS):
-            place.until_printed(f"b{number}", "is here")
+        fill(place, BOTS)
         rollup = Path(f"/proc/{up.process.pid}/smaps_rollup").read_text().splitlines()
         pss_mb = sum(int(line.split()[1]) for line in rollup if line.startswith("Pss:")) / 1024
     return Figure(name=f"PSS of up with {BOTS} bots", unit="MB", runs=[pss_mb], target=UP_MB)
@@ -114,10 +119,7 @@ def idle() -> Figure:
     """Of all processes that are ours; bots sleep."""
     with platform() as place:
         up = place.up()
-        for number in range(IDLE_BOTS):
-            place.put(f"b{number}")
-        for number in range(IDLE_BOTS):
-            place.until_printed(f"b{number}", "is here")
+        fill(place, IDLE_BOTS)
         time.sleep(5)
         ours = [up.process.pid, *place.supervisors()]
         ours += [pid for each in place.supervisors() for pid in children(each)]

@@ -25,6 +25,7 @@ if __package__ is None and str(Path(__file__).resolve().parent.parent / "tests")
     sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tests"))
 
 import rivals
+from counting import Counting
 from report import ROOT, Figure, keep, show, wait_for_quiet
 from rig.minio_server import Running, minio
 from the0 import statehash
@@ -44,40 +45,11 @@ PEAK = "print(int(next(x for x in open('/proc/self/status') if x.startswith('VmH
 """What a bare interpreter has had resident at most, in MiB."""
 
 
-class Watched:
-    """The store, what was sent to it, and how long it was waited for."""
-
-    def __init__(self, store: ObjectStore) -> None:
-        self._store = store
-        self.name = store.name
-        self.reset()
-
-    def reset(self) -> None:
-        self.sent_bytes = 0
-        self.requests: list[str] = []
-        self.waited_ms = 0.0
-
-    def __getattr__(self, name: str) -> Callable[..., Any]:
-        act = getattr(self._store, name)
-
-        def ask(*args: Any, **kwargs: Any) -> Any:
-            self.requests.append(name)
-            if name in ("put", "put_if"):
-                self.sent_bytes += len(args[2])
-            began = time.perf_counter()
-            try:
-                return act(*args, **kwargs)
-            finally:
-                self.waited_ms += (time.perf_counter() - began) * 1000
-
-        return ask
-
-
 class Bot:
     """One bot's state folder on one store."""
 
     def __init__(self, bot_id: str, base: Path, store: ObjectStore, settings: Any) -> None:
-        self.store = Watched(store)
+        self.store = Counting(store)
         self.root = base / bot_id
         self.settings = SyncSettings(
             bot_id=bot_id,

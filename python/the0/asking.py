@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from typing import Any
 from urllib.parse import quote
 
-from the0 import canonical
+from the0 import canonical, names
 from the0.answers import ANSWER_BYTES, Answer, AnswerTooLarge, NoAnswer, parsed
 from the0.errors import ExitCode, Permanent, Transient, clip
 
@@ -26,7 +26,6 @@ __all__ = [
     "TooLate",
     "ask",
     "request",
-    "slashed",
     "target",
 ]
 
@@ -54,14 +53,10 @@ class TooLate(Permanent):
         super().__init__(sentence, code=ExitCode.TIMED_OUT)
 
 
-def slashed(path: str) -> str:
-    return path if path.startswith("/") else f"/{path}"
-
-
 def target(path: str, params: Mapping[str, Any]) -> str:
     """The request's target: the path with its params as a query string. Space is %20; a `?…` already in the path stays;
     strings go as they are, other values as compact JSON text."""
-    asked = quote(slashed(path), safe=_PATH_SAFE, errors="replace")
+    asked = quote(names.query_path(path), safe=_PATH_SAFE, errors="replace")
     if not params:
         return asked
     pairs = "&".join(f"{_escaped(name)}={_escaped(canonical.as_text(value))}" for name, value in params.items())

@@ -185,3 +185,8 @@ def log_pieces_prefix(bot_id: str, day: str) -> str:
 # --- User metadata of objects (lower case: stores fold it) ---------------------------------------
 ARCHIVE_GENERATION: Final = "the0-generation"
 LOG_LAST_PIECE: Final = "the0-last-piece"
+
+
+def query_path(path: str) -> str:
+    """A query's path as bots know it: with a slash before it."""
+    return path if path.startswith("/") else f"/{path}"

@@ -5,7 +5,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from platform_under_test import Platform, Up, chosen
+
+from conformance.platform_under_test import Platform, Up, chosen
 
 
 @pytest.fixture(scope="session")

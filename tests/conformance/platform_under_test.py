@@ -17,17 +17,17 @@ import secrets
 import shlex
 import subprocess
 import sys
-import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
+
+from rig.waiting import eventually
 
 RUNTIME = [sys.executable, "-I", "-m", "the0.cli"]
 WITHIN_S = 60.0
-Seen = TypeVar("Seen")
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,17 +45,6 @@ class Said:
 class Answered:
     status: int
     body: dict[str, Any]
-
-
-def until(look: Callable[[], Seen], *, within_s: float = WITHIN_S, what: str) -> Seen:
-    """What `look` returns as soon as it is truthy."""
-    deadline = time.monotonic() + within_s
-    while True:
-        seen = look()
-        if seen:
-            return seen
-        assert time.monotonic() < deadline, f"{what}: not within {within_s:g} s; last seen: {seen!r}"
-        time.sleep(0.05)
 
 
 class Platform:
@@ -88,7 +77,7 @@ class Platform:
             row = self.ps(bot_id)
             return row if row.get("status") == status else {}
 
-        return until(look, what=f"{bot_id} is {status}")
+        return eventually(look, f"{bot_id} is {status}", within_s=WITHIN_S)
 
     def has(self, bot_id: str, seen: Callable[[dict[str, Any]], bool], *, what: str) -> dict[str, Any]:
         """The bot's row of `ps` as soon as `seen` holds of it."""
@@ -97,7 +86,7 @@ class Platform:
             row = self.ps(bot_id)
             return row if row and seen(row) else {}
 
-        return until(look, what=f"{bot_id}: {what}")
+        return eventually(look, f"{bot_id}: {what}", within_s=WITHIN_S)
 
     def ask(self, body: object, *, path: str = "/query", method: str = "POST", token: str | None = "") -> Answered:
         """`token`: "" for the right one, None for none."""
@@ -122,7 +111,7 @@ class Platform:
             answered = self.query(bot_id, path)
             return answered if answered.status == 200 and answered.body.get("source") == source else None
 
-        found = until(look, what=f"{bot_id} answers {path} ({source})")
+        found = eventually(look, f"{bot_id} answers {path} ({source})", within_s=WITHIN_S)
         assert found is not None
         return found
 
@@ -152,7 +141,7 @@ class Up:
             found = re.search(r"http://[0-9.]+:[0-9]+", self.told)
             return found[0] if found else ""
 
-        return until(look, what="`runtime up` says where its gateway is")
+        return eventually(look, "`runtime up` says where its gateway is", within_s=WITHIN_S)
 
     @property
     def told(self) -> str:

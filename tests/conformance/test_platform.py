@@ -3,87 +3,12 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
-from pathlib import Path
 
 import pytest
-from platform_under_test import Platform, until
 
-MANIFEST = """\
-name: {name}
-type: {type}
-runtime: python3.11
-version: 1.0.0
-author: tests
-description: what a platform is asked to run
-entrypoints:
-  bot: main.py
-  query: query.py
-schema:
-  type: object
-  properties:
-    step: {{type: integer, minimum: 1}}
-"""
-COUNTS = """\
-from the0 import log, metric, sleep, state
-
-
-def main(bot_id, config):
-    starts = state.get("starts", 0) + 1
-    state.set("starts", starts)
-    log(f"start {starts} of {bot_id}", {"step": config.get("step")})
-    while True:
-        count = state.get("count", 0) + config.get("step", 1)
-        state.set("count", count)
-        metric("count", {"value": count})
-        if config.get("fails_at") and starts == 1 and count >= config["fails_at"]:
-            raise RuntimeError("as it was told")
-        sleep(0.1)
-"""
-RUNS = """\
-from the0 import state
-
-
-def main(bot_id, config):
-    state.set("runs", state.get("runs", 0) + 1)
-    if config.get("fails"):
-        raise RuntimeError("as it was told")
-    return {"status": "success", "message": "done"}
-"""
-ANSWERS = """\
-from the0 import query, state
-
-
-@query.handler("/all")
-def all_of_it(req):
-    return {key: state.get(key) for key in state.list()} | {"asked": req.params}
-
-
-@query.handler("/write")
-def write(req):
-    state.set("written", 1)
-    return {}
-
-
-query.run()
-"""
-Folder = Callable[..., Path]
-
-
-def realtime(folder: Folder, name: str = "realtime") -> Path:
-    return folder(
-        name, main_py=COUNTS, query_py=ANSWERS, **{"bot-config_yaml": MANIFEST.format(name=name, type="realtime")}
-    )
-
-
-def scheduled(folder: Folder, name: str = "scheduled") -> Path:
-    manifest = MANIFEST.format(name=name, type="scheduled")
-    return folder(name, main_py=RUNS, query_py=ANSWERS, **{"bot-config_yaml": manifest})
-
-
-def count(platform: Platform, bot_id: str) -> int:
-    """As the running bot's query process sees it."""
-    return int(platform.answers(bot_id, "/all", source="live").body["data"]["count"])
+from conformance.bots import Folder, count, realtime, scheduled
+from conformance.platform_under_test import WITHIN_S, Platform
+from rig.waiting import eventually
 
 
 def test_a_realtime_bot_runs_logs_answers_and_is_stored(platform: Platform, bot_id: str, folder: Folder) -> None:
@@ -97,9 +22,10 @@ def test_a_realtime_bot_runs_logs_answers_and_is_stored(platform: Platform, bot_
     assert answered.body["data"]["count"] % 2 == 0
     assert isinstance(answered.body["duration"], int)
     platform.has(bot_id, lambda row: (row["generation"] or 0) >= 2, what="its state is stored again and again")
-    lines = until(
+    lines = eventually(
         lambda: [line for line in platform.run("logs", bot_id, "--json").out.splitlines() if "start 1 of" in line],
-        what="its log can be read",
+        "its log can be read",
+        within_s=WITHIN_S,
     )
     assert json.loads(lines[0])["message"] == f"start 1 of {bot_id}"
     assert platform.has(bot_id, lambda row: bool(row["metrics"]), what="its metrics")["metrics"]["count"]["value"] > 0
@@ -118,7 +44,7 @@ def test_a_stopped_bot_is_answered_for_from_its_stored_state_and_remembers(
     assert stored >= before
     platform.run("start", bot_id)
     platform.is_at(bot_id, "running")
-    until(lambda: count(platform, bot_id) > stored, what="it goes on where it was")
+    eventually(lambda: count(platform, bot_id) > stored, "it goes on where it was", within_s=WITHIN_S)
     assert platform.query(bot_id, "/all").body["data"]["starts"] == 2
 
 
@@ -126,7 +52,11 @@ def test_a_restart_keeps_the_state(platform: Platform, bot_id: str, folder: Fold
     platform.deploy(realtime(folder), "--id", bot_id)
     before = count(platform, bot_id)
     platform.run("restart", bot_id)
-    until(lambda: platform.query(bot_id, "/all").body.get("data", {}).get("starts") == 2, what="it was started again")
+    eventually(
+        lambda: platform.query(bot_id, "/all").body.get("data", {}).get("starts") == 2,
+        "it was started again",
+        within_s=WITHIN_S,
+    )
     assert count(platform, bot_id) >= before
 
 
@@ -149,7 +79,11 @@ def test_another_configuration_is_another_start_and_the_same_one_is_none(
     assert platform.answers(bot_id, "/all", source="live").body["data"]["starts"] == 1
     changed = platform.deploy(source, "--id", bot_id, "--config", "step=10")
     assert changed["changes"]
-    until(lambda: platform.query(bot_id, "/all").body.get("data", {}).get("starts") == 2, what="it was started again")
+    eventually(
+        lambda: platform.query(bot_id, "/all").body.get("data", {}).get("starts") == 2,
+        "it was started again",
+        within_s=WITHIN_S,
+    )
 
 
 def test_a_scheduled_bot_runs_when_told_and_its_runs_are_on_record(
@@ -164,7 +98,7 @@ def test_a_scheduled_bot_runs_when_told_and_its_runs_are_on_record(
             runs = [run for run in platform.run("runs", bot_id, "--json").json if run["result"]]
             return runs if len(runs) == number else []
 
-        runs = until(ended, what=f"run {number} has ended")
+        runs = eventually(ended, f"run {number} has ended", within_s=WITHIN_S)
         assert {run["result"] for run in runs} == {"ok"}
     answered = platform.answers(bot_id, "/all", source="stored")
     assert answered.body["data"]["runs"] == 2
@@ -179,14 +113,14 @@ def test_a_run_that_fails_is_on_record_as_failed(platform: Platform, bot_id: str
         runs = platform.run("runs", bot_id, "--json").json
         return runs[0] if runs and runs[0]["result"] else {}
 
-    run = until(failed, what="the run has ended")
+    run = eventually(failed, "the run has ended", within_s=WITHIN_S)
     assert run["result"] == "failed"
     assert run["code"] == 1
 
 
 def test_a_schedule_fires_by_itself_and_a_paused_one_does_not(platform: Platform, bot_id: str, folder: Folder) -> None:
     platform.deploy(scheduled(folder), "--id", bot_id, "--schedule", "* * * * * *")
-    until(lambda: len(platform.run("runs", bot_id, "--json").json) >= 2, what="slots are run")
+    eventually(lambda: len(platform.run("runs", bot_id, "--json").json) >= 2, "slots are run", within_s=WITHIN_S)
     platform.run("pause", bot_id)
     assert platform.is_at(bot_id, "paused")["next"] is None
 
@@ -223,11 +157,11 @@ def test_a_removed_bot_leaves_its_state_and_purging_removes_it(platform: Platfor
     before = count(platform, bot_id)
     platform.run("rm", bot_id)
     assert platform.query(bot_id, "/all").status == 404
-    until(lambda: not platform.ps(bot_id), what="it is gone from the list")
+    eventually(lambda: not platform.ps(bot_id), "it is gone from the list", within_s=WITHIN_S)
     platform.deploy(source, "--id", bot_id)
     assert count(platform, bot_id) >= before
     platform.run("rm", bot_id, "--purge")
-    until(lambda: not platform.ps(bot_id), what="it is gone from the list")
+    eventually(lambda: not platform.ps(bot_id), "it is gone from the list", within_s=WITHIN_S)
     platform.deploy(source, "--id", bot_id)
     count(platform, bot_id)
     assert platform.query(bot_id, "/all").body["data"]["starts"] == 1

@@ -8,8 +8,10 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from platform_under_test import Platform, Up, chosen, until
-from test_platform import count, realtime
+
+from conformance.bots import count, realtime
+from conformance.platform_under_test import WITHIN_S, Platform, Up, chosen
+from rig.waiting import eventually
 
 pytestmark = pytest.mark.skipif(chosen() is not None, reason="of `runtime up` itself")
 
@@ -49,7 +51,7 @@ def test_after_a_kill_of_the_platform_the_bot_is_adopted(up: Up, folder: Callabl
     platform.is_at("kept", "running")
     assert bots() == [pid]
     assert state(platform)["starts"] == 1
-    until(lambda: count(platform, "kept") > before, what="it goes on")
+    eventually(lambda: count(platform, "kept") > before, "it goes on", within_s=WITHIN_S)
 
 
 def test_a_bot_killed_while_nobody_looks_is_started_again_with_its_state(up: Up, folder: Callable[..., Path]) -> None:
@@ -60,7 +62,11 @@ def test_a_bot_killed_while_nobody_looks_is_started_again_with_its_state(up: Up,
     up.kill()
     os.kill(pid, signal.SIGKILL)
     platform = up.again()
-    until(lambda: platform.query("kept", "/all").body.get("data", {}).get("starts") == 2, what="it was started again")
+    eventually(
+        lambda: platform.query("kept", "/all").body.get("data", {}).get("starts") == 2,
+        "it was started again",
+        within_s=WITHIN_S,
+    )
     assert count(platform, "kept") >= before
     assert len(bots()) == 1
 

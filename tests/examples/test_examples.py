@@ -39,12 +39,10 @@ def environment(home: Path) -> dict[str, str]:
     }
 
 
-def do_as_shown(example: Path, home: Path) -> None:
-    """Runs the README's commands; they leave one folder in `home`."""
-    shell, shown = blocks(example / "README.md")
-    assert (shell.kind, shown.kind) == ("sh", "text")
+def run(argv: list[str | Path], home: Path) -> str:
+    """What the command prints; it must end well."""
     ran = subprocess.run(
-        ["bash", "-c", f"set -eu\n{shell.text}"],
+        argv,
         cwd=ROOT,
         env=environment(home),
         stdin=subprocess.DEVNULL,
@@ -54,7 +52,15 @@ def do_as_shown(example: Path, home: Path) -> None:
         check=False,
     )
     assert ran.returncode == 0, ran.stdout + ran.stderr
-    output = ran.stdout if ran.stdout.endswith("\n") else f"{ran.stdout}\n"
+    return ran.stdout
+
+
+def do_as_shown(example: Path, home: Path) -> None:
+    """Runs the README's commands; they leave one folder in `home`."""
+    shell, shown = blocks(example / "README.md")
+    assert (shell.kind, shown.kind) == ("sh", "text")
+    output = run(["bash", "-c", f"set -eu\n{shell.text}"], home)
+    output = output if output.endswith("\n") else f"{output}\n"
     assert pattern(shown.text).fullmatch(output), f"{example.name}/README.md shows another output than:\n{output}"
 
 
@@ -115,17 +121,7 @@ def test_deploys_as_it_is(example: Path, tmp_path: Path) -> None:
     if not entrypoint.exists():
         entrypoint.parent.mkdir()
         entrypoint.write_bytes(b"\x7fELF stands for what is built")
-    ran = subprocess.run(
-        ["runtime", "deploy", "--data", tmp_path / "data", "--no-start", "--json", folder],
-        env=environment(tmp_path),
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-    )
-    assert ran.returncode == 0, ran.stdout + ran.stderr
-    told = json.loads(ran.stdout)
+    told = json.loads(run(["runtime", "deploy", "--data", tmp_path / "data", "--no-start", "--json", folder], tmp_path))
     assert told["id"] == named(example, "name")
 
 

@@ -9,24 +9,16 @@ import signal
 import subprocess
 import sys
 import textwrap
-import time
 import zipfile
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from rig.waiting import SOON_S, eventually
+
 COMMAND = [sys.executable, "-I", "-m", "the0.cli", "execute"]
 CODE_KEY = "u1/sma/1.0.0"
-SOON_S = 20.0
-
-
-def eventually(condition: Callable[[], Any], what: str, *, within_s: float = SOON_S) -> Any:
-    deadline = time.monotonic() + within_s
-    while not (found := condition()):
-        assert time.monotonic() < deadline, f"{what} did not happen within {within_s:g} s"
-        time.sleep(0.005)
-    return found
 
 
 def archive(entries: Mapping[str, str | bytes], *, modes: Mapping[str, int] | None = None) -> bytes:

@@ -6,7 +6,6 @@ import json
 import os
 import shutil
 import subprocess
-import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,7 +14,7 @@ from typing import Any
 import pytest
 from bot_place import Place
 
-import the0
+from rig import unprivileged
 
 UID = 1000
 SECRETS = {
@@ -30,38 +29,15 @@ SECRETS = {
 }
 
 
-def unprivileged_python() -> str:
-    """An interpreter that user 1000 can start (root's own may lie below /root)."""
-    for candidate in (getattr(sys, "_base_executable", sys.executable), "/usr/bin/python3.11", "/usr/bin/python3"):
-        try:
-            told = subprocess.run(
-                [candidate, "-I", "-c", "import sys; print(sys.version_info >= (3, 11))"],
-                user=UID,
-                group=UID,
-                extra_groups=[],
-                capture_output=True,
-                text=True,
-                cwd="/",
-                check=False,
-            )
-        except OSError:
-            continue
-        if told.stdout.strip() == "True":
-            return candidate
-    pytest.fail("no Python 3.11 or newer that user 1000 can start: install one as /usr/bin/python3.11")
-
-
 @pytest.fixture
 def shared_uid() -> Iterator[Place]:
     """A place whose runtime and bot run under one uid that is not root's."""
     root = Path(tempfile.mkdtemp(prefix="the0-privacy-"))
     place = Place(root)
     if os.geteuid() == 0:
-        found = [str(Path(the0.__file__).parent.parent), *(path for path in sys.path if path.endswith("site-packages"))]
-        script = f"import sys; sys.path += {found!r}; from the0.cli import main; sys.exit(main())"
-        place.command = [unprivileged_python(), "-I", "-c", script, "execute"]
+        place.command = unprivileged.command(UID, "execute")
         subprocess.run(["chown", "-R", f"{UID}:{UID}", root], check=True)
-        place.popen = {"user": UID, "group": UID, "extra_groups": []}
+        place.popen = unprivileged.identity(UID)
     place.env |= SECRETS
     yield place
     place.close()

@@ -10,7 +10,6 @@ import json
 import os
 import shutil
 import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Iterator
@@ -18,10 +17,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import pytest
 from bot_place import Ended, Place, Running, archive
 
-import the0
+from rig import unprivileged
 from the0 import names
 from the0.objects.store import ObjectStore
 from the0.sync.head import Head, HeadFile
@@ -44,35 +42,12 @@ def main(bot_id, config):
 
 def identity() -> dict[str, Any]:
     """Arguments of Popen: under which user all is run."""
-    return {"user": UID, "group": UID, "extra_groups": []} if os.geteuid() == 0 else {}
-
-
-def python() -> str:
-    """An interpreter that any user can start (root's own may lie below /root)."""
-    if os.geteuid() != 0:
-        return sys.executable
-    for candidate in (getattr(sys, "_base_executable", sys.executable), "/usr/bin/python3.11", "/usr/bin/python3"):
-        try:
-            told = subprocess.run(
-                [candidate, "-I", "-c", "import sys; print(sys.version_info >= (3, 11))"],
-                **identity(),
-                capture_output=True,
-                text=True,
-                cwd="/",
-                check=False,
-            )
-        except OSError:
-            continue
-        if told.stdout.strip() == "True":
-            return candidate
-    pytest.fail("no Python 3.11 or newer that every user can start: install one as /usr/bin/python3.11")
+    return unprivileged.identity(UID)
 
 
 def command(*arguments: str) -> list[str]:
     """`runtime …`, of an installation that this uid cannot change."""
-    found = [str(Path(the0.__file__).parent.parent), *(path for path in sys.path if path.endswith("site-packages"))]
-    script = f"import sys; sys.path += {found!r}; from the0.cli import main; sys.exit(main())"
-    return [python(), "-I", "-c", script, *arguments]
+    return unprivileged.command(UID, *arguments)
 
 
 @dataclass(frozen=True)

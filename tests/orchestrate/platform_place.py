@@ -9,20 +9,19 @@ import signal
 import subprocess
 import sys
 import textwrap
-import time
 import urllib.request
 import zipfile
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from rig.waiting import SOON_S, eventually
 from the0 import names
 from the0.documents import Kind
 from the0.orchestrate import control_client, data
 from the0.orchestrate.bots_sqlite import SqliteBots
 
-SOON_S = 20.0
 COMMAND = [sys.executable, "-I", "-m", "the0.cli", "up"]
 
 IDLE = """
@@ -32,14 +31,6 @@ def main(bot_id, config):
     while True:
         time.sleep(3600)
 """
-
-
-def eventually(condition: Callable[[], Any], what: str, *, within_s: float = SOON_S) -> Any:
-    deadline = time.monotonic() + within_s
-    while not (found := condition()):
-        assert time.monotonic() < deadline, f"{what} did not happen within {within_s:g} s"
-        time.sleep(0.01)
-    return found
 
 
 @dataclass

@@ -405,9 +405,12 @@ def test_a_full_disk_is_said_and_passes(small_disk: Path) -> None:
         platform.until_printed("b", "is here")
         fill(small_disk / "filler")
         os.kill(platform.pid("b"), signal.SIGKILL)
-        # It comes back or it does not, as the disk permits; the platform goes on.
+        # It comes back or it does not, as the disk permits; the platform goes on. Where its last state was not stored yet,
+        # the stop first tries to store it for as long as a stop does (about 20 s).
         eventually(
-            lambda: (row := platform.row("b"))["restarts"] or row["status"] in ("waiting", "error"), "what follows"
+            lambda: (row := platform.row("b"))["restarts"] or row["status"] in ("waiting", "error"),
+            "what follows",
+            within_s=60,
         )
         assert up.process.poll() is None
         (small_disk / "filler").unlink()

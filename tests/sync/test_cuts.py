@@ -5,19 +5,15 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 
 import pytest
 from test_keeper import Kept, keeping
 from world import Host, World, write_tree
 
 from the0.sync.head import Content
-from the0.sync.local import Origin, StateFolder
-from the0.sync.restore import restore
 from the0.sync.watching import Watching
 
 SOAK = bool(os.environ.get("THE0_SOAK"))
@@ -62,19 +58,9 @@ def writer(host: Host, *, pause_s: float) -> Iterator[None]:
         process.wait()
 
 
-def restored(world: World, content: Content, path: Path) -> tuple[int, int]:
-    with StateFolder(str(path)) as folder:
-        restore(
-            folder,
-            content,
-            store=world.store,
-            bucket=world.buckets.state,
-            bot_id=world.bot_id,
-            origin=Origin(),
-            max_bytes=1 << 40,
-            stop=threading.Event(),
-        )
-    return int((path / "a" / "count").read_bytes()), int((path / "b" / "count").read_bytes())
+def restored(world: World, content: Content) -> tuple[int, int]:
+    tree = world.stored_tree(content)
+    return int(tree[b"a/count"][1]), int(tree[b"b/count"][1])
 
 
 def generations(kept: Kept, *, cuts: int) -> list[Content]:
@@ -90,10 +76,10 @@ def generations(kept: Kept, *, cuts: int) -> list[Content]:
     return found
 
 
-def check(world: World, found: list[Content], tmp_path: Path) -> None:
+def check(world: World, found: list[Content]) -> None:
     torn = 0
     for content in found:
-        a, b = restored(world, content, tmp_path / f"generation-{content.generation}")
+        a, b = restored(world, content)
         if content.cut:
             assert 0 <= a - b <= 1, f"generation {content.generation}: {a} and {b}"
         torn += not 0 <= a - b <= 1
@@ -103,16 +89,16 @@ def check(world: World, found: list[Content], tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("pause_s", [0.002, 0.02])
-def test_an_invariant_holds_in_every_cut(world: World, tmp_path: Path, pause_s: float) -> None:
+def test_an_invariant_holds_in_every_cut(world: World, pause_s: float) -> None:
     host = world.host()
     world.start(host)
     with writer(host, pause_s=pause_s), keeping(world, host) as kept:
         found = generations(kept, cuts=CUTS // 2)
         assert kept.said == []
-    check(world, found, tmp_path)
+    check(world, found)
 
 
-def test_it_holds_without_inotify(world: World, tmp_path: Path) -> None:
+def test_it_holds_without_inotify(world: World) -> None:
     host = world.host()
     world.start(host)
     with writer(host, pause_s=0.15), keeping(world, host) as kept:
@@ -120,7 +106,7 @@ def test_it_holds_without_inotify(world: World, tmp_path: Path) -> None:
         found = generations(kept, cuts=CUTS // 10)
     assert len(kept.said) == 1
     assert "too many folders" in kept.said[0]
-    check(world, found, tmp_path)
+    check(world, found)
 
 
 def test_what_never_rests_is_stored_all_the_same(world: World) -> None:

@@ -29,11 +29,7 @@ def each_kill(
     count = 0
 
     def reset() -> None:
-        for path in list(world.base.iterdir()):
-            shutil.rmtree(path)
-        (world.base / "store").mkdir()
-        for bucket in (world.buckets.code, world.buckets.state, world.buckets.logs, world.buckets.query_results):
-            world.store.ensure_bucket(bucket)
+        world.reset()
         prepare()
 
     for step in every_kill(action, world.store, reset=reset):

@@ -63,11 +63,7 @@ def each_pause(
     then: Callable[[int, bool], None],
 ) -> int:
     for at in range(1, 500):
-        for path in list(world.base.iterdir()):
-            shutil.rmtree(path)
-        (world.base / "store").mkdir()
-        for bucket in (world.buckets.code, world.buckets.state, world.buckets.logs, world.buckets.query_results):
-            world.store.ensure_bucket(bucket)
+        world.reset()
         prepare()
         paused = Paused(world.store, at=at, meanwhile=meanwhile)
         try:

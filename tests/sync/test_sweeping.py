@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
@@ -13,6 +12,7 @@ from test_interrupted import ALL, FEWER, ONE, every_generation_comes_back, many_
 from test_keeper import keeping
 from world import Host, World, write_tree
 
+from rig.waiting import eventually
 from the0 import names
 from the0.errors import ExitCode, Permanent
 from the0.objects.retry import Retrying
@@ -22,13 +22,6 @@ from the0.settings import Limits as SizeLimits
 from the0.sync import daemon
 from the0.sync.cleaning import Bounds
 from the0.sync.sweep import EVERY_S, Limits, Sweeper, Sweeping, Swept
-
-
-def until(true: Callable[[], bool]) -> None:
-    deadline_s = time.monotonic() + 20
-    while not true():
-        assert time.monotonic() < deadline_s
-        time.sleep(0.01)
 
 
 def sweeping() -> bool:
@@ -81,20 +74,20 @@ def test_the_daemon_sweeps_after_its_first_cleaning_and_then_once_an_hour(
                 break
         assert second == Bounds().listed, "as soon as HEAD would list too many"
         assert len(world.head.content.segments) <= 2
-        until(lambda: left not in world.segment_keys())
+        eventually(lambda: left not in world.segment_keys(), "it")
         left = orphan(world)
         kept.keeper.one_pass(second + EVERY_S - 1)
         write_tree(here.state, {"hot": b"within the hour"})
         kept.keeper.one_pass(second + EVERY_S - 0.5)
-        until(lambda: not sweeping())
+        eventually(lambda: not sweeping(), "it")
         assert left in world.segment_keys(), "at most one an hour"
         write_tree(here.state, {"hot": b"once more"})
         kept.keeper.one_pass(second + EVERY_S)
-        until(lambda: left not in world.segment_keys())
-        until(lambda: not sweeping())
+        eventually(lambda: left not in world.segment_keys(), "it")
+        eventually(lambda: not sweeping(), "it")
         left = orphan(world)
         kept.keeper.one_pass(second + 3 * EVERY_S)
-        until(lambda: not sweeping())
+        eventually(lambda: not sweeping(), "it")
         assert left in world.segment_keys(), "as long as nothing is committed, nothing is looked for"
         kept.keeper.finish(deadline_s=time.monotonic() + 5)
     assert kept.said == []
@@ -145,9 +138,9 @@ def test_a_sweep_that_fails_is_told_once_and_tried_again(reason: Exception, said
     for hour in range(3):
         beside.note(dropped=1)
         beside.tend(hour * EVERY_S, live_bytes=lambda: 7)
-        until(lambda hours=hour: sweeper.calls == hours + 1)  # type: ignore[misc]
+        eventually(lambda hours=hour: sweeper.calls == hours + 1, "it")
         beside.tend(hour * EVERY_S + 1, live_bytes=lambda: 7)
-        until(lambda: not sweeping())
+        eventually(lambda: not sweeping(), "it")
     beside.finish(live_bytes=lambda: 7)
     assert len(told) == said
     assert sweeper.calls == 3

@@ -7,6 +7,7 @@ the local disk. A killed process is a real one, ended by SIGKILL.
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import stat
 import threading
@@ -115,6 +116,14 @@ class World:
                 ),
             )
         )
+
+    def reset(self) -> None:
+        """All hosts and the store as at first."""
+        for path in list(self.base.iterdir()):
+            shutil.rmtree(path)
+        (self.base / "store").mkdir()
+        for bucket in (self.buckets.code, self.buckets.state, self.buckets.logs, self.buckets.query_results):
+            self.store.ensure_bucket(bucket)
 
     def instance(self) -> str:
         self.clock += 1

@@ -48,7 +48,7 @@ def question(bot: BotSettings) -> dict[str, str]:
     each = {f"{names.QUERY_PARAM_}{name}": canonical.as_text(value) for name, value in bot.query_params.items()}
     return _checked(
         {
-            names.QUERY_PATH: bot.query_path if bot.query_path.startswith("/") else f"/{bot.query_path}",
+            names.QUERY_PATH: names.query_path(bot.query_path),
             names.QUERY_PARAMS: canonical.dumps(params),
             # All of them are in QUERY_PARAMS, too: those that cannot be variables are only there.
             **{name: value for name, value in each.items() if "=" not in name and _fits(name, value)},

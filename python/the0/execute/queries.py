@@ -134,7 +134,8 @@ class _Query:
     # --- the same process as a server, where there is no folder for its result -----------------------
 
     def _serve_once(self, shown: _Shown) -> Answer:
-        from the0.execute.query_asker import Asker, free_port  # rarely needed
+        from the0.execute.query_asker import Asker  # rarely needed
+        from the0.ports import free_port
 
         bot = self._ours.bot
         assert bot.query_path is not None

@@ -4,18 +4,15 @@ from __future__ import annotations
 
 import os
 import signal
-import socket
 import time
 from collections.abc import Mapping
 from typing import Any
 
 from the0 import answers, asking, child, files
 from the0.answers import Answer, NoAnswer
-from the0.errors import ExitCode, Fatal, Fault
+from the0.errors import Fault
 from the0.execute.loop import Loop
 
-FIRST_PORT, LAST_PORT = 12000, 32000
-"""Below the ports that outgoing connections are given."""
 AGAIN_S = 0.01
 LAST_BREATH_S = 0.2
 """How long an answer may still be on its way when the process that gave it has ended."""
@@ -62,20 +59,6 @@ class Asker:
         if self._end.code == _NONE and told:
             raise NoAnswer(told.decode())
         return None
-
-
-def free_port() -> int:
-    """A port that nobody listens on just now. Fatal (INTERNAL) where none is found."""
-    ports = range(FIRST_PORT, LAST_PORT)
-    for _ in range(100):
-        port = ports[int.from_bytes(os.urandom(4)) % len(ports)]
-        with socket.socket() as tried:
-            try:
-                tried.bind(("0.0.0.0", port))
-            except OSError:
-                continue
-            return port
-    raise Fatal("No free port was found for the query process: stop some of what listens here.", code=ExitCode.INTERNAL)
 
 
 def _ask(answer_fd: int, port: int, *, path: str, params: Mapping[str, Any], deadline: float) -> int:

@@ -69,9 +69,8 @@ def read_result(folder_fd: int) -> Answer:
 
 def named(answer: Answer, *, generation: int) -> str:
     """The bot's own object, byte for byte, and from which state it came; on one line."""
-    begun = answer.text.replace("\r", " ").replace("\n", " ").rstrip()[:-1].rstrip()
-    comma = "" if begun.endswith("{") else ","
-    return f'{begun}{comma}"source":"stored","generation":{generation}}}'
+    line = answer.text.replace("\r", " ").replace("\n", " ")
+    return answers.extended(line, {"source": "stored", "generation": generation})
 
 
 def failure(fault: Fault) -> str:

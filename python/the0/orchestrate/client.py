@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from types import TracebackType
+from typing import Final
 
 from the0 import names
 from the0.errors import ExitCode, Fatal, clip
@@ -16,6 +17,7 @@ from the0.orchestrate.control_client import Control
 from the0.settings import Buckets
 
 DEADLINE_S = 15.0
+NOT_RUNNING: Final = "The platform is not running: `runtime up` starts it."
 
 
 class Client:

@@ -8,16 +8,17 @@ import time
 from collections.abc import Sequence
 from typing import Any, Final, Literal
 
-from the0 import documents, files
+from the0 import documents
 from the0.errors import ExitCode, Fatal, clip
+from the0.orchestrate import address
 from the0.orchestrate import archive as archives
 from the0.orchestrate import deploy as deploying
 from the0.orchestrate.bots import Document
-from the0.orchestrate.client import Client
+from the0.orchestrate.client import NOT_RUNNING, Client
+from the0.orchestrate.data import GATEWAY_FILE
 from the0.orchestrate.deploy import Plan, Wanted
 from the0.orchestrate.tables import Screen, plural, size
 
-NOT_RUNNING: Final = "The platform is not running: `runtime up` starts it."
 _ANSWER_BYTES: Final = 64 << 20
 Change = Literal["start", "stop", "pause"]
 
@@ -179,23 +180,15 @@ def _show(screen: Screen, plan: Plan, *, files_count: int, archive_bytes: int) -
 
 def _ask_gateway(client: Client, question: dict[str, Any], *, timeout_s: float) -> tuple[int, dict[str, Any]]:
     deadline = time.monotonic() + 5.0
-    while True:
-        try:
-            with files.folder(client.place.path) as fd:
-                told = json.loads(files.read_beneath(fd, "gateway.json", limit_bytes=4096))
-            host, port = told["address"]
-            connection = http.client.HTTPConnection(str(host), int(port), timeout=timeout_s + 10.0)
-            break
-        except (OSError, ValueError, KeyError, TypeError) as reason:
-            if time.monotonic() > deadline:
-                raise Fatal(
-                    "The running `runtime up` has not said where its query gateway listens: look at its output.",
-                    code=ExitCode.QUERY_FAILED,
-                ) from reason
-            time.sleep(0.05)
-    headers = {"Content-Type": "application/json"}
-    if told.get("token"):
-        headers["Authorization"] = f"Bearer {told['token']}"
+    while (gateway := address.read(client.place, GATEWAY_FILE)) is None:
+        if time.monotonic() > deadline:
+            raise Fatal(
+                "The running `runtime up` has not said where its query gateway listens: look at its output.",
+                code=ExitCode.QUERY_FAILED,
+            )
+        time.sleep(0.05)
+    connection = http.client.HTTPConnection(gateway.host, gateway.port, timeout=timeout_s + 10.0)
+    headers = {"Content-Type": "application/json", "Authorization": f"Bearer {gateway.token}"}
     try:
         connection.request("POST", "/query", json.dumps(question).encode(), headers)
         reply = connection.getresponse()

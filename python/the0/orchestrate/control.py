@@ -7,27 +7,26 @@ folder, readable by its owner only. This is the serving end; `control_client.py`
 
 from __future__ import annotations
 
-import hmac
 import json
 import os
 import secrets
-import socket
 import sys
-import threading
 from collections.abc import Callable, Mapping
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http import HTTPStatus
 from typing import Any, Final
 
 from the0 import files
 from the0.errors import ExitCode, Fault
+from the0.orchestrate import address
+from the0.orchestrate.address import Address
 from the0.orchestrate.data import CONTROL_FILE, Data
+from the0.orchestrate.service import Limits, Reply, Request, Service, bears
 
 Verb = Callable[[Mapping[str, Any]], Any]
 """Takes the arguments, returns JSON or raises a Fault. Runs in a thread of the server."""
 
-LIMIT_BYTES: Final = 1 << 20
-TIMEOUT_S: Final = 30.0
-CONNECTIONS: Final = 32
+HOST: Final = "127.0.0.1"
+LIMITS: Final = Limits(body_bytes=1 << 20, connections=32, request_s=30.0, answer_s=30.0, concurrency=32)
 
 
 class ControlServer:
@@ -36,33 +35,52 @@ class ControlServer:
     def __init__(self, data: Data, verbs: Mapping[str, Verb]) -> None:
         """Raises Fault (LOCAL_DISK) where no port or file can be had."""
         self._data = data
+        self._verbs = verbs
+        self._token = secrets.token_urlsafe(32)
         try:
-            self._server = _Server(("127.0.0.1", 0), _Handler)
-            self._server.verbs = verbs
-            self._server.token = secrets.token_urlsafe(32)
-            told = {"address": list(self._server.server_address[:2]), "token": self._server.token, "pid": os.getpid()}
-            with files.folder(data.path) as fd:
-                files.write_atomic(fd, CONTROL_FILE, json.dumps(told).encode(), mode=0o600, durable=False)
+            self._service = Service(
+                name="control", host=HOST, port=0, answer=self._answer, failed=_refusal, limits=LIMITS
+            )
+            address.write(data, CONTROL_FILE, Address(HOST, self._service.port, self._token))
         except OSError as reason:
             raise files.disk_fault(reason, "opening the control address of `runtime up`") from reason
-        self._closing = False
-        self._thread = threading.Thread(target=self._serve, name="control", daemon=True)
-        self._thread.start()
+        self._service.start()
 
     def close(self) -> None:
         """Idempotent."""
-        if self._closing:
-            return
-        self._closing = True
         forget(self._data)
-        with socket.create_connection(("127.0.0.1", self._server.server_address[1]), timeout=5.0):
-            pass  # wakes the thread: it has no timer
-        self._thread.join()
-        self._server.server_close()
+        self._service.close()
 
-    def _serve(self) -> None:
-        while not self._closing:
-            self._server.handle_request()
+    def _answer(self, request: Request) -> Reply:
+        try:
+            return _told(HTTPStatus.OK, {"answer": self._call(request)})
+        except _Refused as refused:
+            return _refusal(refused.status, refused.sentence)
+        except Fault as fault:
+            return _told(HTTPStatus.CONFLICT, {"sentence": fault.sentence, "code": int(fault.code)})
+        except Exception as reason:  # noqa: BLE001 - the caller gets a sentence, the traceback goes to stderr
+            sys.excepthook(type(reason), reason, reason.__traceback__)
+            said = f"`runtime up` failed at this ({type(reason).__name__}): its output has the traceback."
+            told = {"sentence": said, "code": int(ExitCode.INTERNAL)}
+            return _told(HTTPStatus.INTERNAL_SERVER_ERROR, told)
+
+    def _call(self, request: Request) -> Any:
+        if request.method != "POST":
+            raise _Refused(HTTPStatus.NOT_IMPLEMENTED, "Call the verbs of this address by POST.")
+        if not bears(request, self._token):
+            raise _Refused(401, "This is the control address of a `runtime up`, and the token is missing or another's.")
+        verb = self._verbs.get(request.path.lstrip("/"))
+        if verb is None:
+            raise _Refused(404, f"This `runtime up` knows no {request.path[:64]!r}: it may be of another version.")
+        if "content-length" not in request.headers:
+            raise _Refused(413, "The request does not say how large it is.")
+        try:
+            arguments = json.loads(request.body or b"{}")
+        except ValueError as reason:
+            raise _Refused(400, "The request is no JSON.") from reason
+        if not isinstance(arguments, dict):
+            raise _Refused(400, "The request is no JSON object.")
+        return verb(arguments)
 
 
 def forget(data: Data) -> None:
@@ -73,90 +91,12 @@ def forget(data: Data) -> None:
         pass  # as wanted
 
 
-class _Server(ThreadingHTTPServer):
-    daemon_threads = True
-    block_on_close = False
-    request_queue_size = 64
-    verbs: Mapping[str, Verb] = {}
-    token = ""
-
-    def __init__(self, address: tuple[str, int], handler: type[BaseHTTPRequestHandler]) -> None:
-        self._free = threading.BoundedSemaphore(CONNECTIONS)
-        super().__init__(address, handler)
-
-    def process_request(self, request: Any, client_address: Any) -> None:
-        if not self._free.acquire(blocking=False):
-            self.shutdown_request(request)
-            return
-        super().process_request(request, client_address)
-
-    def process_request_thread(self, request: Any, client_address: Any) -> None:
-        try:
-            super().process_request_thread(request, client_address)
-        finally:
-            self._free.release()
-
-    def handle_error(self, request: Any, client_address: Any) -> None:
-        """A connection that breaks is the other side's affair; everything else was answered in `do_POST`."""
-        kind = sys.exc_info()[0]
-        if kind is not None and not issubclass(kind, OSError):
-            super().handle_error(request, client_address)
+def _told(status: int, told: Mapping[str, Any]) -> Reply:
+    return Reply(status, json.dumps(told).encode())
 
 
-class _Handler(BaseHTTPRequestHandler):
-    server: _Server
-    timeout = TIMEOUT_S
-    server_version = "the0"
-    sys_version = ""
-
-    def do_POST(self) -> None:
-        try:
-            self._answer(200, {"answer": self._call()})
-        except _Refused as refused:
-            self._answer(refused.status, {"sentence": refused.sentence, "code": int(ExitCode.USAGE)})
-        except Fault as fault:
-            self._answer(409, {"sentence": fault.sentence, "code": int(fault.code)})
-        except OSError:
-            raise
-        except Exception as reason:  # noqa: BLE001 - the caller gets a sentence, the traceback goes to stderr
-            sys.excepthook(type(reason), reason, reason.__traceback__)
-            said = f"`runtime up` failed at this ({type(reason).__name__}): its output has the traceback."
-            self._answer(500, {"sentence": said, "code": int(ExitCode.INTERNAL)})
-
-    def _call(self) -> Any:
-        given = self.headers.get("Authorization", "")
-        if not hmac.compare_digest(given.encode(), f"Bearer {self.server.token}".encode()):
-            raise _Refused(401, "This is the control address of a `runtime up`, and the token is missing or another's.")
-        verb = self.server.verbs.get(self.path.lstrip("/"))
-        if verb is None:
-            raise _Refused(404, f"This `runtime up` knows no {self.path[:64]!r}: it may be of another version.")
-        length = self.headers.get("Content-Length", "")
-        if not length.isdigit() or int(length) > LIMIT_BYTES:
-            raise _Refused(413, "The request is too large, or does not say how large it is.")
-        try:
-            arguments = json.loads(self.rfile.read(int(length)) or b"{}")
-        except ValueError as reason:
-            raise _Refused(400, "The request is no JSON.") from reason
-        if not isinstance(arguments, dict):
-            raise _Refused(400, "The request is no JSON object.")
-        return verb(arguments)
-
-    def _answer(self, status: int, told: Mapping[str, Any]) -> None:
-        body = json.dumps(told).encode()
-        self.send_response(status)
-        self.send_header("Content-Type", "application/json")
-        self.send_header("Content-Length", str(len(body)))
-        self.send_header("Connection", "close")
-        self.end_headers()
-        self.wfile.write(body)
-        self.close_connection = True
-
-    def log_message(self, format: str, *args: Any) -> None:  # noqa: A002 - as the base class has it
-        """Calls are no news."""
-
-    def setup(self) -> None:
-        super().setup()
-        self.connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+def _refusal(status: int, sentence: str) -> Reply:
+    return _told(status, {"sentence": sentence, "code": int(ExitCode.USAGE)})
 
 
 class _Refused(Exception):

@@ -8,8 +8,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Final, TypedDict, cast
 
-from the0 import files
 from the0.errors import ExitCode, Fatal
+from the0.orchestrate import address
 from the0.orchestrate.data import CONTROL_FILE, Data, is_held
 
 ANSWER_BYTES: Final = 64 << 20
@@ -96,17 +96,14 @@ def connect(data: Data) -> Control | None:
     """The `up` that runs on this folder; None where none does. Raises Fatal where one runs that cannot be asked."""
     if not is_held(data):
         return None
-    try:
-        with files.folder(data.path) as fd:
-            told = json.loads(files.read_beneath(fd, CONTROL_FILE, limit_bytes=4096))
-        host, port = told["address"]
-        return Control(address=(str(host), int(port)), token=str(told["token"]))
-    except (OSError, ValueError, KeyError, TypeError) as reason:
+    found = address.read(data, CONTROL_FILE)
+    if found is None:
         raise Fatal(
             "A `runtime up` runs on this data folder, but has not said where it listens: it is starting or ending, try "
             "again in a moment.",
             code=ExitCode.INTERNAL,
-        ) from reason
+        )
+    return Control(address=(found.host, found.port), token=found.token)
 
 
 def _read(connection: socket.socket) -> tuple[int, dict[str, Any]]:

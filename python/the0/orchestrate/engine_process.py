@@ -25,6 +25,7 @@ from the0.orchestrate.data import BotFolders, Data
 from the0.orchestrate.engine import Instance, QueryAnswer, Start, Usage
 from the0.orchestrate.process_place import Places
 from the0.orchestrate.process_record import Record
+from the0.ports import free_port
 from the0.sync.lock import is_free
 
 DRAIN_LOOK_S: Final = 0.1
@@ -154,7 +155,7 @@ class ProcessEngine:
 
     def _spawn(self, found: _Process, bot: Bot, wanted: Start) -> None:
         folders = found.folders
-        port = process_start.free_port() if bot.query_entrypoint is not None and bot.kind == "realtime" else None
+        port = free_port() if bot.query_entrypoint is not None and bot.kind == "realtime" else None
         limited = self._places.groups_for(found.instance.name, bot.limits)
         told = process_start.environment(bot, wanted, query_port=port)
         place = self._places.place(folders, told, groups=limited)

@@ -6,7 +6,6 @@ run, and every scheduled one, is answered by a query of its own from the newest 
 
 from __future__ import annotations
 
-import hmac
 import json
 import math
 import threading
@@ -18,14 +17,13 @@ from datetime import UTC, datetime
 from http import HTTPStatus
 from typing import Any, Final
 
-from the0 import asking
+from the0 import answers, asking, names
 from the0.documents import BadBot, Bot, read
 from the0.errors import ExitCode, Fault, clip
 from the0.orchestrate.bots import BotStore
 from the0.orchestrate.engine import Engine
-from the0.orchestrate.service import Reply, Request, Service
+from the0.orchestrate.service import Reply, Request, Service, bears
 
-PORT: Final = 9477
 DEFAULT_TIMEOUT_S: Final = 30.0
 LONGEST_TIMEOUT_S: Final = 3600.0
 WAITING_FOR_ONE_BOT: Final = 32
@@ -111,7 +109,7 @@ class Gateway:
         if path == "/health":
             _only(request, "GET", "HEAD")
             return Reply(HTTPStatus.OK, b'{"status": "ok"}')
-        if self._token is not None and not _bears(request, self._token):
+        if self._token is not None and not bears(request, self._token):
             reply = _error(HTTPStatus.UNAUTHORIZED, "Send the gateway's token: `Authorization: Bearer …`.", began)
             return Reply(reply.status, reply.body, headers={"WWW-Authenticate": "Bearer"})
         if path == "/metrics":
@@ -147,12 +145,8 @@ class Gateway:
                 if time.monotonic() >= settled:
                     raise _Refused(HTTPStatus.BAD_GATEWAY, reason.sentence) from reason
                 time.sleep(RETRY_S)
-            except asking.AnswerTooLarge as reason:
-                raise _Refused(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, reason.sentence) from reason
-            except asking.NoAnswer as reason:
-                raise _Refused(HTTPStatus.BAD_GATEWAY, reason.sentence) from reason
-            except asking.TooLate as reason:
-                raise _Refused(HTTPStatus.GATEWAY_TIMEOUT, reason.sentence) from reason
+            except (asking.NoAnswer, asking.TooLate) as reason:
+                raise _Refused(_status_of(reason), reason.sentence) from reason
         return None
 
     def _from_store(self, bot: Bot, asked: Question, deadline: float, began: float) -> Reply:
@@ -164,7 +158,7 @@ class Gateway:
                 raise _Refused(HTTPStatus.GATEWAY_TIMEOUT, "There was no time left to ask the bot.")
             told = self._engine.query(bot, path=asked.path, params=asked.params, timeout_s=left_s)
         except Fault as fault:
-            raise _Refused(_STATUS_OF.get(fault.code, HTTPStatus.SERVICE_UNAVAILABLE), fault.sentence) from fault
+            raise _Refused(_status_of(fault), fault.sentence) from fault
         finally:
             self._stored.release()
         with self._lock:
@@ -204,11 +198,13 @@ class Gateway:
         return "\n".join(lines) + "\n" + more
 
 
-_STATUS_OF: Final[Mapping[ExitCode, HTTPStatus]] = {
-    ExitCode.QUERY_FAILED: HTTPStatus.BAD_GATEWAY,
-    ExitCode.TIMED_OUT: HTTPStatus.GATEWAY_TIMEOUT,
-}
-"""Every other reason means that nothing can answer."""
+def _status_of(fault: Fault) -> HTTPStatus:
+    """Every reason but these means that nothing can answer."""
+    if isinstance(fault, asking.AnswerTooLarge):
+        return HTTPStatus.REQUEST_ENTITY_TOO_LARGE
+    if fault.code == ExitCode.TIMED_OUT:
+        return HTTPStatus.GATEWAY_TIMEOUT
+    return HTTPStatus.BAD_GATEWAY if fault.code == ExitCode.QUERY_FAILED else HTTPStatus.SERVICE_UNAVAILABLE
 
 
 class _Turns:
@@ -266,18 +262,13 @@ def question(body: bytes) -> Question:
     if isinstance(timeout, bool) or not isinstance(timeout, int | float) or math.isnan(timeout):
         raise _Refused(HTTPStatus.BAD_REQUEST, "timeout_sec is no number: give seconds or leave it out.")
     timeout_s = min(float(min(timeout, LONGEST_TIMEOUT_S)), LONGEST_TIMEOUT_S) if timeout > 0 else DEFAULT_TIMEOUT_S
-    return Question(bot_id=bot_id, path=asking.slashed(path), params=params or {}, timeout_s=timeout_s)
+    return Question(bot_id=bot_id, path=names.query_path(path), params=params or {}, timeout_s=timeout_s)
 
 
 def _only(request: Request, *methods: str) -> None:
     if request.method not in methods:
         said = f"{clip(request.method)} is not for this path: use {methods[0]}."
         raise _Refused(HTTPStatus.METHOD_NOT_ALLOWED, said)
-
-
-def _bears(request: Request, token: str) -> bool:
-    given = request.headers.get("authorization", "")
-    return hmac.compare_digest(given.encode("utf-8", "surrogateescape"), f"Bearer {token}".encode())
 
 
 def _spliced(answer: asking.Answer, began: float, *, source: str, generation: int | None) -> Reply:
@@ -289,7 +280,7 @@ def _spliced(answer: asking.Answer, began: float, *, source: str, generation: in
     ours: dict[str, Any] = {"duration": _nanoseconds(began), "timestamp": _now(), "source": source}
     if generation is not None:
         ours["generation"] = generation
-    body = answer.text[:-1].rstrip().encode() + b", " + json.dumps(ours)[1:].encode()
+    body = answers.extended(answer.text, ours).encode()
     if len(body) > asking.ANSWER_BYTES:
         raise _Refused(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, "The bot answered more than 32 MiB: ask for less.")
     return Reply(HTTPStatus.OK if status == "ok" else HTTPStatus.INTERNAL_SERVER_ERROR, body)

@@ -11,20 +11,18 @@ from itertools import islice
 from typing import Any
 from zoneinfo import ZoneInfo
 
-from the0 import documents, names
+from the0 import documents
 from the0.documents import BadBot, Bot
 from the0.errors import ExitCode, Fatal, Fault, Permanent, clip
 from the0.objects.store import ObjectStore
 from the0.orchestrate import process_record, schedule
 from the0.orchestrate.bots import Document
-from the0.orchestrate.client import Client
+from the0.orchestrate.client import NOT_RUNNING, Client
 from the0.orchestrate.processes import open_pidfd
 from the0.orchestrate.schedule import Schedule
 from the0.orchestrate.tables import Screen, age, ago, rfc3339, size, until
 from the0.runs import Run, Runs
 from the0.sync.head import HeadFile
-
-OFF = "The platform is not running: `runtime up` starts it."
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -75,7 +73,7 @@ def ps(client: Client, screen: Screen, bot_ids: Sequence[str]) -> int:
     )
     screen.table(headers, [_cells(row, now_s) for row in rows])
     if control is None:
-        screen.say(OFF)
+        screen.say(NOT_RUNNING)
     return 0
 
 
@@ -165,7 +163,10 @@ def _local(text: str, zone: ZoneInfo) -> str:
 
 def _at_rest(client: Client, bot: Bot | BadBot, *, up: bool) -> dict[str, Any]:
     """As `up` would show a bot, without one."""
-    status, reason = "stopped", "It is stopped." if not bot.enabled else OFF if not up else "It is not known there yet."
+    status, reason = (
+        "stopped",
+        "It is stopped." if not bot.enabled else NOT_RUNNING if not up else "It is not known there yet.",
+    )
     if isinstance(bot, BadBot):
         status, reason = "error", bot.reason
     row: dict[str, Any] = {"status": status, "reason": reason, "since": None, "restarts": 0}
@@ -185,17 +186,16 @@ def _at_rest(client: Client, bot: Bot | BadBot, *, up: bool) -> dict[str, Any]:
 
 def _kept(store: ObjectStore, bucket: str, bot_id: str) -> Kept:
     try:
-        info = store.head(bucket, names.head_key(bot_id))
-        stored = HeadFile(store, bucket=bucket, bot_id=bot_id).read() if info is not None else None
+        dated = HeadFile(store, bucket=bucket, bot_id=bot_id).read_dated()
     except Permanent as fault:
         return Kept(problem=fault.sentence)
-    if stored is None or info is None or stored.head.content.removed:
+    if dated is None or dated[0].head.content.removed:
         return Kept()
-    content = stored.head.content
+    content = dated[0].head.content
     return Kept(
         generation=content.generation,
         bytes=sum(segment.bytes for segment in content.segments),
-        committed_s=info.modified_s if content.generation else None,
+        committed_s=dated[1] if content.generation else None,
         incomplete=len(content.incomplete),
         stale=len(content.stale),
     )

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import select
-import socket
 import subprocess
 import sys
 import time
@@ -101,9 +100,3 @@ def settle(pid: int, pidfd: int) -> None:
     while time.monotonic() < deadline and not ended.poll(SETTLED_LOOK_MS):
         if processes.has_child(pid, "the0-sync"):
             return
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])

@@ -6,6 +6,7 @@ it is whole. Requests are parsed by the standard library's `http.server`; sizes,
 
 from __future__ import annotations
 
+import hmac
 import io
 import queue
 import re
@@ -64,6 +65,12 @@ class Reply:
     body: bytes
     content_type: str = "application/json"
     headers: Mapping[str, str] = field(default_factory=dict)
+
+
+def bears(request: Request, token: str) -> bool:
+    """Whether it carries that bearer token; takes as long whatever it carries."""
+    given = request.headers.get("authorization", "")
+    return hmac.compare_digest(given.encode("utf-8", "surrogateescape"), f"Bearer {token}".encode())
 
 
 Answer = Callable[[Request], Reply]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import secrets
 import signal
@@ -12,12 +11,13 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any, Final, TextIO
 
-from the0 import files, memory, privacy
+from the0 import memory, privacy
 from the0.documents import KINDS, BadBot, Bot
 from the0.errors import ExitCode, Fatal
 from the0.objects.credentials import StoreSettings
 from the0.objects.open import open_store
-from the0.orchestrate import control, data, metrics
+from the0.orchestrate import address, control, data, metrics
+from the0.orchestrate.address import Address
 from the0.orchestrate.bots_sqlite import SqliteBots
 from the0.orchestrate.data import Data
 from the0.orchestrate.engine import Instance
@@ -102,7 +102,7 @@ class Platform:
         self._runner.subscribe(self._scheduler.wake)
         self._metrics = metrics.BotMetrics(place)
         self._gateway = self._open_gateway()
-        stack.callback(self._close_gateway)
+        stack.callback(self._gateway.close)
         self._control = control.ControlServer(
             place,
             {
@@ -119,12 +119,12 @@ class Platform:
     def start(self) -> None:
         adopted = len(self._live())
         took = f"; {adopted} bots ran on and were taken over" if adopted else ""
-        address = f"http://{HOST}:{self._gateway.port}"
+        url = f"http://{HOST}:{self._gateway.port}"
         self._say(
             "up",
-            f"The platform in {self._place.path} is up{took}. Queries: {address}",
+            f"The platform in {self._place.path} is up{took}. Queries: {url}",
             adopted=adopted,
-            address=address,
+            address=url,
         )
         if not any(self._store.list(kind) for kind in KINDS):
             self._say("empty", "There are no bots yet: `runtime deploy FOLDER`, in another terminal, brings one.")
@@ -168,7 +168,8 @@ class Platform:
     # --- the query gateway ------------------------------------------------------------------------
 
     def _open_gateway(self) -> Service:
-        token = self._options.token or self._former_token() or secrets.token_urlsafe(32)
+        former = address.read(self._place, data.GATEWAY_FILE)
+        token = self._options.token or (former.token if former else None) or secrets.token_urlsafe(32)
         gateway = Gateway(bots=self._store, engine=self._engine, token=token, metrics=self._prometheus)
         try:
             service = gateway.serve(host=HOST, port=self._options.port)
@@ -178,26 +179,14 @@ class Platform:
                 "--port, or 0 for any.",
                 code=ExitCode.USAGE,
             ) from reason
-        told = {"address": [HOST, service.port], "token": token}
-        with files.folder(self._place.path) as fd:
-            files.write_atomic(fd, data.GATEWAY_FILE, json.dumps(told).encode(), mode=0o600, durable=False)
+        address.write(self._place, data.GATEWAY_FILE, Address(HOST, service.port, token))
         return service
-
-    def _former_token(self) -> str | None:
-        try:
-            with files.folder(self._place.path) as fd:
-                told = json.loads(files.read_beneath(fd, data.GATEWAY_FILE, limit_bytes=4096))
-            return str(told["token"])
-        except (OSError, ValueError, KeyError, TypeError):
-            return None  # the first start, or one whose file was spoiled
-
-    def _close_gateway(self) -> None:
-        self._gateway.close()
 
     # --- what is told -----------------------------------------------------------------------------
 
     def _ps(self, arguments: Mapping[str, Any]) -> list[dict[str, Any]]:
         bots = self._runner.bots()
+        self._metrics.keep_only(bots)
         rows = []
         for bot_id, (decision, newest) in self._runner.decisions(arguments.get("bot_ids")).items():
             bot = bots.get(bot_id)

@@ -111,11 +111,16 @@ class HeadFile:
 
     def read(self) -> Stored | None:
         """None where the bot has no state. Raises Permanent (STATE_DAMAGED) for a HEAD that cannot be trusted."""
+        found = self.read_dated()
+        return found[0] if found is not None else None
+
+    def read_dated(self) -> tuple[Stored, float] | None:
+        """The same, and when it was stored (Unix seconds by the store's clock)."""
         try:
             found = self._store.get(self._bucket, self._key, limit_bytes=LIMIT_BYTES)
         except Missing:
             return None
-        return Stored(decode(found.data, bot_id=self._bot_id), found.info.etag)
+        return Stored(decode(found.data, bot_id=self._bot_id), found.info.etag), found.info.modified_s
 
     def read_if_changed(self, known: Stored) -> Stored | None:
         """`known` itself where nothing moved: a cheap look. None where HEAD is gone."""

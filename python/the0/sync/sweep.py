@@ -15,7 +15,7 @@ from the0 import names, threads
 from the0.errors import Fault, Transient
 from the0.objects.store import ObjectInfo, ObjectStore
 from the0.sync import lease
-from the0.sync.head import Content, HeadFile
+from the0.sync.head import Content, HeadFile, Stored
 from the0.sync.history import HistoryFiles, by_age
 from the0.sync.lanes import fetch_ahead
 
@@ -133,9 +133,8 @@ class Sweeper:
         # Listed first: what appears after HEAD was seen to be ours is not ours to judge.
         entries = self._history.list()
         segments = list(self._store.list(self._bucket, names.segments_prefix(self._bot_id)))
-        content = self._content()
-        info = self._store.head(self._bucket, names.head_key(self._bot_id))
-        if content is None or info is None:
+        dated = self._heads.read_dated()
+        if dated is None or (content := self._own(dated[0])) is None:
             return Swept(finished=False)
         found = plan(
             content,
@@ -144,7 +143,7 @@ class Sweeper:
             read=lambda keys: fetch_ahead(keys, self._history.read, window=_FETCHES),
             live_bytes=live_bytes,
             # The store's own clock, or what comes nearest; it never runs ahead.
-            now_s=max(one.modified_s for one in (info, *entries, *segments)),
+            now_s=max([dated[1], *(one.modified_s for one in (*entries, *segments))]),
             limits=self._limits,
         )
         history = self._delete(found.history, stop)
@@ -155,8 +154,8 @@ class Sweeper:
             finished=(history, segments_gone) == (len(found.history), len(found.segments)),
         )
 
-    def _content(self) -> Content | None:
-        stored = self._heads.read()
+    def _own(self, stored: Stored | None) -> Content | None:
+        """None where the claim is another's by now."""
         if stored is None or not lease.holds(stored.head, epoch=self._epoch, instance=self._instance):
             return None
         return stored.head.content
@@ -164,7 +163,7 @@ class Sweeper:
     def _delete(self, keys: Collection[str], stop: threading.Event) -> int:
         """How many are gone: all, unless a stop was asked for or the claim was lost."""
         for number, key in enumerate(keys):
-            if stop.is_set() or (number % CHECK_EVERY == 0 and self._content() is None):
+            if stop.is_set() or (number % CHECK_EVERY == 0 and self._own(self._heads.read()) is None):
                 return number
             self._store.delete(self._bucket, key)
         return len(keys)
