@@ -6,6 +6,7 @@ bot started by hand with `runtime execute` on the same folder store, to the same
 
 from __future__ import annotations
 
+import argparse
 import os
 import shutil
 import sqlite3
@@ -13,13 +14,14 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
 sys.path[:0] = [str(HERE), str(HERE.parent / "tests")]
 
+import platform_due  # noqa: E402
 from orchestrate.platform_place import Platform  # noqa: E402
 from report import ROOT, Figure, keep, show, wait_for_quiet  # noqa: E402
 
@@ -162,9 +164,23 @@ def stored() -> Figure:
     return Figure(name=f"a pass without change, {STORED} bots stored (CPU)", unit="ms", runs=took, target=PASS_MS)
 
 
-def run(*, runs: int = 9) -> bool:
+def due() -> list[Figure]:
+    with platform() as place:
+        return platform_due.due(place)
+
+
+PARTS: dict[str, Callable[[int], list[Figure]]] = {
+    "deploy": lambda runs: [deploys(runs)],
+    "memory": lambda _: [memory()],
+    "idle": lambda _: [idle()],
+    "stored": lambda _: [stored()],
+    "due": lambda _: due(),
+}
+
+
+def run(*, runs: int = 9, parts: Sequence[str] = ()) -> bool:
     """Measures, prints and keeps. Whether all reach their targets."""
-    figures = [deploys(runs), memory(), idle(), stored()]
+    figures = [figure for name in parts or PARTS for figure in PARTS[name](runs)]
     show(f"runtime up; load {os.getloadavg()[0]:.1f}", figures)
     path = keep("platform_up", figures)
     print(f"Raw results: {path.relative_to(ROOT) if path.is_relative_to(ROOT) else path}")
@@ -172,4 +188,6 @@ def run(*, runs: int = 9) -> bool:
 
 
 if __name__ == "__main__":
-    sys.exit(0 if run() else 1)
+    parser = argparse.ArgumentParser(description="Measures `runtime up`; keeps raw results in .cache/bench.")
+    parser.add_argument("--part", action="append", default=[], choices=list(PARTS), help="default: all")
+    sys.exit(0 if run(parts=parser.parse_args().part) else 1)
