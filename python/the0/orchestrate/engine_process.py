@@ -7,7 +7,6 @@ us: when we end without stopping it, it runs on, and the next engine on this fol
 from __future__ import annotations
 
 import os
-import shutil
 import signal
 import subprocess
 import sys
@@ -20,20 +19,17 @@ from typing import Any, Final
 from the0 import files, names, privacy
 from the0.documents import Bot
 from the0.errors import ExitCode, Fatal, clip
-from the0.orchestrate import groups, process_query, process_record, process_start, processes
+from the0.orchestrate import groups, leftovers, process_query, process_record, process_start, processes
 from the0.orchestrate.data import BotFolders, Data
 from the0.orchestrate.engine import Instance, QueryAnswer, Start, Usage
 from the0.orchestrate.process_place import Places
 from the0.orchestrate.process_record import Record
+from the0.orchestrate.process_usage import Usages
 from the0.ports import free_port
 from the0.sync.lock import is_free
 
 DRAIN_LOOK_S: Final = 0.1
 """How often is looked whether the final sync of a supervisor that was killed has ended."""
-_GONE: Final = "~gone-"
-"""Begins the name of a removed bot's folder; no id's folder is called so."""
-USAGE_S: Final = 1.0
-"""How old a look through /proc may be."""
 
 
 @dataclass(slots=True)
@@ -73,7 +69,7 @@ class ProcessEngine:
         self._actual: tuple[Instance, ...] | None = None
         self._observe = observe
         self._wakes: list[Callable[[], None]] = []
-        self._usage: tuple[float, dict[int, list[processes.Stat]]] = (float("-inf"), {})
+        self._usages = Usages()
         self._queries: list[subprocess.Popen[bytes]] = []
         self._closed = False
         self._watcher = processes.Watcher()
@@ -92,10 +88,7 @@ class ProcessEngine:
 
     def _adopt(self) -> None:
         with self._lock:
-            for name in os.listdir(self._data.bots):
-                if name.startswith(_GONE):
-                    shutil.rmtree(os.path.join(self._data.bots, name), ignore_errors=True)  # the next time, then
-                    continue
+            for name in leftovers.kept(self._data):
                 folders = BotFolders(os.path.join(self._data.bots, name))
                 record = process_record.read(folders)
                 if record is None:
@@ -239,17 +232,9 @@ class ProcessEngine:
             if (found is not None and found.instance.state != "ended") or not _is_free(self._data.bot(bot_id)):
                 return
             self.remove(name)
-            folders = self._data.bot(bot_id)
-            if _has_entries(os.path.join(folders.state, names.RESERVED_DIR, names.ASIDE)):
-                return  # trees that were set aside are nowhere else
-            gone = os.path.join(self._data.bots, _GONE + os.urandom(8).hex())
-            try:
-                os.rename(folders.path, gone)
-            except FileNotFoundError:
-                return  # nothing of it was here
-            except OSError as reason:
-                raise files.disk_fault(reason, f"removing {clip(folders.path)}") from reason
-        shutil.rmtree(gone, ignore_errors=True)  # what is left of it goes at the next start
+            gone = leftovers.take_away(self._data, self._data.bot(bot_id))
+        if gone is not None:
+            leftovers.clear(gone)
 
     # --- ends -------------------------------------------------------------------------------------
 
@@ -301,17 +286,16 @@ class ProcessEngine:
             found = self._found.get(name)
             if found is None or found.pidfd is None or found.record.process is None:
                 return None
-            looked_s, by_root = self._usage
-            if time.monotonic() - looked_s > USAGE_S:
-                roots = [
-                    each.record.process.pid
-                    for each in self._found.values()
-                    if each.pidfd is not None and each.record.process is not None
-                ]
-                by_root = processes.tree(roots)
-                self._usage = (time.monotonic(), by_root)
-            stats = by_root.get(found.record.process.pid, [])
-        return Usage(memory_bytes=sum(each.memory_bytes for each in stats), cpu_s=sum(each.cpu_s for each in stats))
+            pid = found.record.process.pid
+        return self._usages.of(pid, among=self._pids)
+
+    def _pids(self) -> list[int]:
+        with self._lock:
+            return [
+                each.record.process.pid
+                for each in self._found.values()
+                if each.pidfd is not None and each.record.process is not None
+            ]
 
     def query_address(self, bot_id: str) -> tuple[str, int] | None:
         with self._lock:
@@ -374,13 +358,6 @@ class ProcessEngine:
 def _is_free(folders: BotFolders) -> bool:
     """Whether no run holds the lock on the state folder: its final sync has ended, too."""
     return is_free(folders.state)
-
-
-def _has_entries(folder: str) -> bool:
-    try:
-        return bool(os.listdir(folder))
-    except OSError:
-        return False  # not there
 
 
 def _unlink(path: str) -> None:
