@@ -112,10 +112,14 @@ def read(document: Mapping[str, Any], *, kind: Kind) -> Bot | BadBot:
 
 
 def read_all(documents: Iterable[tuple[Kind, Mapping[str, Any]]]) -> dict[str, Bot | BadBot]:
-    """By id. An id that occurs twice, in one collection or in both, is bad: two copies of a bot never run."""
+    """As `by_id`."""
+    return by_id(read(document, kind=kind) for kind, document in documents)
+
+
+def by_id(bots: Iterable[Bot | BadBot]) -> dict[str, Bot | BadBot]:
+    """An id that occurs twice, in one collection or in both, is bad: two copies of a bot never run."""
     found: dict[str, Bot | BadBot] = {}
-    for kind, document in documents:
-        bot = read(document, kind=kind)
+    for bot in bots:
         if bot.id in found:
             reason = f"Bot {clip(bot.id)} is stored more than once: remove all of its documents but one."
             bot = BadBot(id=bot.id, kind=bot.kind, enabled=bot.enabled, reason=reason)

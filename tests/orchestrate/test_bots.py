@@ -133,6 +133,43 @@ def test_every_change_is_a_revision(bots: BotStore, again: Open) -> None:
     assert len(set(seen)) == len(seen)
 
 
+def test_what_changed_is_told(bots: BotStore, again: Open) -> None:
+    other = again()
+    for name in ("a", "b", "c"):
+        bots.insert(document(name))
+    whole = other.changed_since(None)
+    assert (whole.whole, whole.count, whole.revision) == (True, 3, other.revision())
+    assert sorted(each.id for each in whole.documents) == ["a", "b", "c"]
+
+    def news(since: int) -> tuple[list[Document], set[tuple[Kind, str]], int]:
+        """What has to be applied to what was known at that revision."""
+        found = other.changed_since(since)
+        assert found.revision == bots.revision()
+        return found.documents, set(found.gone), found.count
+
+    at = whole.revision
+    unchanged = other.changed_since(at)
+    assert (unchanged.documents == [] and not unchanged.gone) or unchanged.whole
+    bots.update("b", "realtime", config={"n": 6})
+    changed, gone, count = news(at)
+    assert [each.body["config"] for each in changed if each.id == "b"] == [{"n": 6}]
+    assert (count, ("realtime", "b") in gone) == (3, False)
+    bots.remove("a")
+    bots.update("c", "scheduled", config={"schedule": "@daily"})
+    changed, gone, count = news(at)
+    assert {(each.kind, each.id) for each in changed} == {("realtime", "b"), ("scheduled", "c")}
+    assert {("realtime", "a"), ("realtime", "c")} <= gone
+    assert count == 2
+    bots.insert(document("a"))
+    bots.update("c", "realtime", config={})
+    changed, gone, count = news(at)
+    assert {(each.kind, each.id) for each in changed} == {("realtime", name) for name in "abc"}
+    assert not gone & {("realtime", "a"), ("realtime", "c")}
+    assert count == 3
+    ahead = other.changed_since(bots.revision() + 100)
+    assert (ahead.whole, ahead.count, len(ahead.documents)) == (True, 3, 3), "of a revision that is none, all"
+
+
 def test_a_bot_is_in_one_collection_only(bots: BotStore) -> None:
     bots.insert(document("b", next_execution_time=5))
     bots.update("b", "scheduled", config={"schedule": "@daily"})
@@ -305,6 +342,37 @@ def test_a_newer_format(tmp_path: Path) -> None:
     assert "update the runtime" in fault.sentence
 
 
+FORMAT_1 = """
+CREATE TABLE bots (id TEXT PRIMARY KEY, kind TEXT NOT NULL, body TEXT NOT NULL, next_s INTEGER) WITHOUT ROWID;
+CREATE TABLE removed (id TEXT, kind TEXT, at_s INTEGER NOT NULL, PRIMARY KEY (id, kind)) WITHOUT ROWID;
+CREATE TABLE revision (number INTEGER NOT NULL);
+INSERT INTO revision VALUES (7);
+PRAGMA user_version = 1;
+"""
+
+
+def test_a_file_of_the_first_format_is_brought_up(tmp_path: Path) -> None:
+    path = tmp_path / "bots.db"
+    with sqlite3.connect(path) as old:
+        old.executescript(FORMAT_1)
+        row = ("b", "scheduled", json.dumps(dict(document("b").body)), 1700000000)
+        old.execute("INSERT INTO bots VALUES (?, ?, ?, ?)", row)
+        old.execute("INSERT INTO removed VALUES ('gone', 'realtime', ?)", (int(time.time()),))
+    old.close()
+    bots = SqliteBots(str(path))
+    assert bots.revision() == 7
+    assert bots.list("scheduled") == [document("b", "scheduled", next_execution_time=1700000000)]
+    assert bots.removed("realtime") == {"gone"}
+    assert bots.changed_since(None).documents == bots.list("scheduled")
+    assert bots.changed_since(7).documents == []
+    bots.update("b", "scheduled", config={"n": 1})
+    assert [each.id for each in bots.changed_since(7).documents] == ["b"]
+    bots.close()
+    again = SqliteBots(str(path))
+    assert again.revision() == 8
+    again.close()
+
+
 def test_damage_within(tmp_path: Path) -> None:
     path = tmp_path / "bots.db"
     bots = SqliteBots(str(path), create=True)
@@ -325,7 +393,7 @@ def test_one_unreadable_row_is_that_bots_error(tmp_path: Path) -> None:
     bots.insert(document("good"))
     with sqlite3.connect(path) as other:
         other.execute(
-            "INSERT INTO bots VALUES ('torn', 'realtime', '{\"id\": ', NULL), ('list', 'realtime', '[]', NULL)"
+            "INSERT INTO bots (id, kind, body) VALUES ('torn', 'realtime', '{\"id\": '), ('list', 'realtime', '[]')"
         )
     other.close()
     read = documents.read_all((each.kind, each.body) for each in bots.list("realtime"))
@@ -403,7 +471,9 @@ def test_ten_thousand_bots_without_a_change_cost_nothing(tmp_path: Path) -> None
     bots = SqliteBots(str(path), create=True)
     body = json.dumps(document("b").body)
     with sqlite3.connect(path) as other:
-        other.executemany("INSERT INTO bots VALUES (?, 'realtime', ?, NULL)", ((f"b{n}", body) for n in range(10_000)))
+        other.executemany(
+            "INSERT INTO bots (id, kind, body) VALUES (?, 'realtime', ?)", ((f"b{n}", body) for n in range(10_000))
+        )
     other.close()
     assert len(bots.list("realtime")) == 10_000
     began_s = time.process_time()

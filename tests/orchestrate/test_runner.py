@@ -139,7 +139,7 @@ def test_nothing_is_done_while_nothing_happens(platform: Platform) -> None:
         platform.put("model", kind="scheduled", schedule="0 0 1 1 *")
         body = db.execute("SELECT body FROM bots").fetchone()[0]
         rows = [(f"s{number}", "scheduled", body, None) for number in range(10_000)]
-        db.executemany("INSERT INTO bots VALUES (?, ?, ?, ?)", rows)
+        db.executemany("INSERT INTO bots (id, kind, body, next_s) VALUES (?, ?, ?, ?)", rows)
         db.execute("UPDATE revision SET number = number + 1")
     engine = ProcessEngine(platform.data, environ={}, stop_grace_s=5)
     runner = Runner(platform.bots, engine, say=lambda *_, **__: None, grace_s=5)

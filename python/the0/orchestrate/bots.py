@@ -21,6 +21,22 @@ class Document:
     """The whole document, unknown fields and `next_execution_time` included. Not to be changed."""
 
 
+@dataclass(frozen=True, slots=True)
+class Changes:
+    """What became of the stored bots since a revision. Of one moment."""
+
+    revision: int
+    """Of that moment."""
+    documents: list[Document]
+    """Those that were inserted, updated or moved, as they are now."""
+    gone: frozenset[tuple[Kind, str]]
+    """Those that left their collection; they may be among `documents` with the other one."""
+    count: int
+    """How many documents there are in all. Who knows another number by now has missed something, and asks for all of them."""
+    whole: bool
+    """`documents` are all there are."""
+
+
 class BotStore(Protocol):
     """Every method may be called from any thread, and raises a `Fault` where the store fails."""
 
@@ -31,6 +47,11 @@ class BotStore(Protocol):
 
     def revision(self) -> int:
         """Cheap. The same value as before: no bot was inserted, updated or removed since, by any process."""
+        ...
+
+    def changed_since(self, revision: int | None) -> Changes:
+        """None: all. A store that cannot tell what changed may always answer with all; so does any for a revision that it does not
+        know (any more)."""
         ...
 
     def list(self, kind: Kind) -> builtins.list[Document]:

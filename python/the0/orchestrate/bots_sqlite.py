@@ -1,7 +1,8 @@
 """Bots in one SQLite file, shared by all processes of one machine's platform.
 
-The file counts its revisions: asking whether anything changed reads one row. `next_execution_time` has a column of its
-own, since the scheduler notes it at every slot, which changes no bot.
+The file counts its revisions: asking whether anything changed reads one row, and each bot has the revision of its last change, so
+that asking what changed reads only that. `next_execution_time` has a column of its own, since the scheduler notes it at every slot,
+which changes no bot.
 """
 
 from __future__ import annotations
@@ -18,9 +19,9 @@ from typing import Any, Final
 
 from the0.documents import Kind, is_enabled
 from the0.errors import ExitCode, Fatal, Fault, Transient, clip
-from the0.orchestrate.bots import Document, changed_body
+from the0.orchestrate.bots import Changes, Document, changed_body
 
-FORMAT: Final = 1
+FORMAT: Final = 2
 BUSY_S: Final = 10.0
 REMEMBERED_S: Final = 30 * 86400
 """How long a removal is remembered."""
@@ -31,6 +32,12 @@ CREATE TABLE removed (id TEXT, kind TEXT, at_s INTEGER NOT NULL, PRIMARY KEY (id
 CREATE TABLE revision (number INTEGER NOT NULL);
 INSERT INTO revision VALUES (1);
 """
+_SINCE_2: Final = """
+ALTER TABLE bots ADD COLUMN revision INTEGER NOT NULL DEFAULT 0;
+ALTER TABLE removed ADD COLUMN revision INTEGER NOT NULL DEFAULT 0;
+CREATE INDEX bots_revision ON bots (revision);
+"""
+"""Format 1 is without it."""
 
 
 class SqliteBots:
@@ -56,6 +63,23 @@ class SqliteBots:
     def revision(self) -> int:
         with self._reading() as db:
             return int(db.execute("SELECT number FROM revision").fetchone()[0])
+
+    def changed_since(self, revision: int | None) -> Changes:
+        with self._reading() as db:
+            db.execute("BEGIN")  # of one moment
+            try:
+                number = int(db.execute("SELECT number FROM revision").fetchone()[0])
+                whole = revision is None or revision > number
+                since = -1 if revision is None or whole else revision
+                rows = db.execute(
+                    "SELECT id, kind, body, next_s FROM bots WHERE revision > ? ORDER BY id", (since,)
+                ).fetchall()
+                gone = db.execute("SELECT kind, id FROM removed WHERE revision > ?", (since,)).fetchall()
+                count = len(rows) if whole else int(db.execute("SELECT count(*) FROM bots").fetchone()[0])
+            finally:
+                db.execute("COMMIT")
+        documents = [self._document(row) for row in rows]
+        return Changes(number, documents, frozenset(gone), count, whole)
 
     def list(self, kind: Kind) -> builtins.list[Document]:
         with self._reading() as db:
@@ -128,8 +152,7 @@ class SqliteBots:
             if there is None:
                 return False
             db.execute("DELETE FROM bots WHERE id = ?", (bot_id,))
-            self._remember(db, there)
-            _count(db)
+            self._remember(db, there, revision=_next_revision(db))
         return True
 
     def set_next(self, bot_id: str, unix_s: int) -> None:
@@ -180,19 +203,22 @@ class SqliteBots:
             return
         body = dict(document.body)
         next_s = body.pop(_NEXT, None)
+        revision = _next_revision(db)
         db.execute(
-            "INSERT INTO bots VALUES (?, ?, ?, ?) ON CONFLICT (id) DO UPDATE "
-            "SET kind = excluded.kind, body = excluded.body, next_s = excluded.next_s",
-            (document.id, document.kind, _text(document.id, body), _whole(next_s)),
+            "INSERT INTO bots (id, kind, body, next_s, revision) VALUES (?, ?, ?, ?, ?) ON CONFLICT (id) DO UPDATE "
+            "SET kind = excluded.kind, body = excluded.body, next_s = excluded.next_s, revision = excluded.revision",
+            (document.id, document.kind, _text(document.id, body), _whole(next_s), revision),
         )
         db.execute("DELETE FROM removed WHERE id = ? AND kind = ?", (document.id, document.kind))
         if former is not None and former.kind != document.kind:
-            self._remember(db, former)
-        _count(db)
+            self._remember(db, former, revision=revision)
 
-    def _remember(self, db: sqlite3.Connection, document: Document) -> None:
+    def _remember(self, db: sqlite3.Connection, document: Document, *, revision: int) -> None:
         now_s = int(time.time())
-        db.execute("INSERT OR REPLACE INTO removed VALUES (?, ?, ?)", (document.id, document.kind, now_s))
+        db.execute(
+            "INSERT OR REPLACE INTO removed (id, kind, at_s, revision) VALUES (?, ?, ?, ?)",
+            (document.id, document.kind, now_s, revision),
+        )
         db.execute("DELETE FROM removed WHERE at_s < ?", (now_s - REMEMBERED_S,))
 
     # --- the file ---------------------------------------------------------------------------------
@@ -217,12 +243,13 @@ class SqliteBots:
             db.execute("PRAGMA journal_mode = WAL")
         # A stop that was confirmed survives the host's crash, too.
         db.execute("PRAGMA synchronous = FULL")
-        if found == 0:
+        if found in (0, 1):
             db.execute("BEGIN IMMEDIATE")
             # Somebody else may have been quicker.
-            if db.execute("PRAGMA user_version").fetchone()[0] == 0:
-                for statement in _TABLES.split(";\n"):
-                    db.execute(statement)
+            found = int(db.execute("PRAGMA user_version").fetchone()[0])
+            for statement in {0: _TABLES + _SINCE_2, 1: _SINCE_2}.get(found, "").split(";\n"):
+                db.execute(statement)
+            if found in (0, 1):
                 db.execute(f"PRAGMA user_version = {FORMAT}")
             db.execute("COMMIT")
             found = int(db.execute("PRAGMA user_version").fetchone()[0])
@@ -281,8 +308,9 @@ class SqliteBots:
         )
 
 
-def _count(db: sqlite3.Connection) -> None:
+def _next_revision(db: sqlite3.Connection) -> int:
     db.execute("UPDATE revision SET number = number + 1")
+    return int(db.execute("SELECT number FROM revision").fetchone()[0])
 
 
 def _text(bot_id: str, body: Mapping[str, Any]) -> str:

@@ -14,12 +14,12 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Final
 
-from the0 import documents
 from the0.documents import BadBot, Bot
 from the0.errors import Fault, clip
 from the0.orchestrate import reconcile
 from the0.orchestrate.bots import BotStore
 from the0.orchestrate.engine import Engine, Instance, Start
+from the0.orchestrate.known_bots import KnownBots
 from the0.orchestrate.reconcile import (
     Action,
     Decision,
@@ -48,7 +48,7 @@ class Runner:
         interval_s: float = 30.0,
         clock: Callable[[], float] = time.time,
     ) -> None:
-        self._store = store
+        self._known = KnownBots(store)
         self._engine = engine
         self._say = say
         self._grace_s = grace_s
@@ -58,7 +58,6 @@ class Runner:
         self._lock = threading.Lock()
         self._woken = threading.Event()
         self._stop = threading.Event()
-        self._revision: int | None = None
         self._desired = Desired(bots={})
         self._memory = Memory()
         self._missing: frozenset[str] = frozenset()
@@ -143,21 +142,16 @@ class Runner:
     def _refresh(self) -> None:
         """Reads the bots again where they changed. While the store does not answer, the last ones count."""
         try:
-            revision = self._store.revision()
-            if revision == self._revision:
-                self._tell_store(None)
-                return
-            found = [(each.kind, each.body) for kind in documents.KINDS for each in self._store.list(kind)]
-            removed = self._store.removed("realtime") | self._store.removed("scheduled")
+            news = self._known.refresh()
         except Fault as fault:
             self._tell_store(fault.sentence)
             return
-        bots = documents.read_all(found)
-        with self._lock:
-            self._desired = Desired(bots=bots, removed=removed - bots.keys())
-            self._revision = revision
-            self._forget_gone()
         self._tell_store(None)
+        if not news:
+            return
+        with self._lock:
+            self._desired = Desired(bots=self._known.bots, removed=self._known.removed)
+            self._forget_gone()
         for changed in self._changed:
             changed()
 
@@ -198,7 +192,7 @@ class Runner:
     def not_ready(self) -> str | None:
         """Why this is not ready, in one sentence."""
         with self._lock:
-            if self._revision is None and self._store_fault is None:
+            if self._known.revision is None and self._store_fault is None:
                 return "The bots were not read yet."
             if self._missing:
                 return reconcile.missing_sentence(self._missing)

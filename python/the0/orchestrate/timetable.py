@@ -84,6 +84,8 @@ class Timetable:
 
     def __init__(self) -> None:
         self.entries: dict[str, Entry] = {}
+        self._bots: Mapping[str, Bot | BadBot] = {}
+        """As of the last look. A bot of which nothing changed is the same object."""
         self._slots: list[tuple[int, int, str, int]] = []
         """Heap: slot, order, bot, version of its entry."""
         self._order = count()
@@ -111,16 +113,16 @@ class Timetable:
 
     def refresh(self, bots: Mapping[str, Bot | BadBot], *, now_s: float) -> News:
         """These are the stored bots now."""
-        for bot_id, entry in list(self.entries.items()):
-            bot = bots.get(bot_id)
-            if bot is None or bot.kind != "scheduled":
-                _unschedule(entry)
-                entry.bot = None
-                self.forget_idle(bot_id)
+        before, self._bots = self._bots, bots
+        for bot_id in before.keys() - bots.keys():
+            self._drop(bot_id)
         bad: dict[str, str] = {}
         resumed: list[str] = []
         for bot_id, bot in bots.items():
+            if before.get(bot_id) is bot:
+                continue
             if bot.kind != "scheduled":
+                self._drop(bot_id)
                 continue
             known = self.entries.get(bot_id)
             new = known is None or known.bot is None
@@ -132,6 +134,13 @@ class Timetable:
             if changed and new and isinstance(bot, Bot) and bot.next_s is not None:
                 resumed.append(bot_id)
         return News(bad, tuple(resumed))
+
+    def _drop(self, bot_id: str) -> None:
+        entry = self.entries.get(bot_id)
+        if entry is not None:
+            _unschedule(entry)
+            entry.bot = None
+            self.forget_idle(bot_id)
 
     def _read(self, bot_id: str, bot: Bot | BadBot, *, new: bool, now_s: float) -> bool:
         """Whether it has another schedule than before, or has one again. Permanent where it cannot be used."""
