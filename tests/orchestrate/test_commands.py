@@ -179,6 +179,7 @@ def test_a_folder_for_each_platform(person: Person, tmp_path: Path) -> None:
         (["next", "counter"], 201, "realtime bot"),
         (["next", "daily", "-n", "0"], 2, "-n"),
         (["runs", "nobody"], 201, "no bot nobody"),
+        (["runs", "counter"], 201, "realtime bot and has no runs"),
         (["rm", "nobody"], 201, "no bot nobody"),
         (["rm", "nobody", "--purge"], 201, "no bot nobody"),
         (["logs", "nobody"], 201, "no bot nobody"),
@@ -240,11 +241,15 @@ def test_the_next_slots_over_both_changes_of_the_clock(person: Person) -> None:
     assert any("forward 1 h" in note for note in notes)
     assert any("back" in note or "twice" in note for note in notes)
     assert "Europe/Berlin" not in person.does("next", "daily", "-n", "1")
+    person.does("deploy", "daily", "--schedule", "30 2 1 1,7 *")
+    yearly = person.json("next", "daily", "-n", "4")
+    assert not any(each["note"] for each in yearly), "what the clock did in between is no news half a year later"
 
 
 def test_runs_of_every_kind(person: Person) -> None:
     person.does("deploy", "daily")
     assert person.json("runs", "daily") == []
+    assert "has not run yet" in person.does("runs", "daily")
     with_store = person.platform.data.objects
     from the0.objects.folder import Folder
 

@@ -83,6 +83,16 @@ def test_what_runs_is_adopted() -> None:
     assert plan([bot()], [instance(bot())]) == Plan(actions=(), due_s=None, missing=frozenset())
 
 
+def test_what_was_before_is_told_of_a_bot_that_came_back_by_itself_only() -> None:
+    previous = Exit(code=1, by="bot", reason="It ended.", at_s=NOW - 10)
+    for failures, reason in ((2, "It ended."), (0, "")):
+        running = instance(bot(), previous=previous, failures=failures)
+        shown = reconcile.decide(
+            "b", bot(), [running], desired=Desired(bots={}), memory=Memory(), now_s=NOW, grace_s=GRACE_S
+        )
+        assert (shown.status, shown.reason) == ("running", reason)
+
+
 @pytest.mark.parametrize(
     ("stored", "reason"),
     [

@@ -124,11 +124,14 @@ def test_a_killed_platform_is_followed_by_one_that_takes_its_bots_over(platform:
     platform.bots.set_enabled("c", False)
     second = platform.up()
     assert eventually(lambda: second.news("up"), "its first line")[0]["adopted"] == 2
+    assert "2 bots ran on" in second.news("up")[0]["message"]
+    assert {each["bot"] for each in second.news("adopted")} == {"a", "c"}
     platform.until_printed("b", "count 2")
     platform.until("c", "stopped")
     assert platform.until("a", "running")["restarts"] == 0
     assert platform.pid("a") == pids["a"]
     assert platform.until("b", "running")["restarts"] == 1
+    assert {each["bot"] for each in second.news("started")} == {"b"}, "what was taken over was not started"
     # Its end is seen although it is no child of this one.
     os.kill(platform.bot_pid("a"), signal.SIGKILL)
     platform.until_printed("a", "count 2")

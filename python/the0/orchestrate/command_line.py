@@ -195,17 +195,17 @@ def _run(arguments: argparse.Namespace) -> int:
 
 
 def _next(arguments: argparse.Namespace) -> int:
-    from the0.orchestrate import listing
+    from the0.orchestrate import slot_listing
 
     with _client(arguments) as client:
-        return listing.next_slots(client, screen(arguments), arguments.bot_id, count=arguments.count)
+        return slot_listing.next_slots(client, screen(arguments), arguments.bot_id, count=arguments.count)
 
 
 def _runs(arguments: argparse.Namespace) -> int:
-    from the0.orchestrate import listing
+    from the0.orchestrate import slot_listing
 
     with _client(arguments) as client:
-        return listing.runs(client, screen(arguments), arguments.bot_id, limit=arguments.count)
+        return slot_listing.runs(client, screen(arguments), arguments.bot_id, limit=arguments.count)
 
 
 def _query(arguments: argparse.Namespace) -> int:

@@ -1,4 +1,4 @@
-"""What people ask of the platform: `ps`, `runs`, `next`."""
+"""`runtime ps`: the bots, what they do and why, what is stored of them."""
 
 from __future__ import annotations
 
@@ -6,20 +6,17 @@ import os
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
-from itertools import islice
+from datetime import datetime
 from typing import Any
-from zoneinfo import ZoneInfo
 
 from the0 import documents
 from the0.documents import BadBot, Bot
-from the0.errors import ExitCode, Fatal, Fault, Permanent, clip
+from the0.errors import Fault, Permanent
 from the0.objects.store import ObjectStore
-from the0.orchestrate import process_record, schedule
+from the0.orchestrate import process_record
 from the0.orchestrate.bots import Document
 from the0.orchestrate.client import NOT_RUNNING, Client
 from the0.orchestrate.processes import open_pidfd
-from the0.orchestrate.schedule import Schedule
 from the0.orchestrate.tables import Screen, age, ago, rfc3339, size, until
 from the0.runs import Run, Runs
 from the0.sync.head import HeadFile
@@ -77,52 +74,6 @@ def ps(client: Client, screen: Screen, bot_ids: Sequence[str]) -> int:
     return 0
 
 
-def runs(client: Client, screen: Screen, bot_id: str, *, limit: int) -> int:
-    """Newest last, as logs are read. Exit code 0."""
-    found = _runs(client).newest(bot_id, limit=limit)
-    if not found:
-        client.bot(bot_id)  # that there is such a bot at all
-    found.reverse()
-    if screen.as_json:
-        screen.json([run.document() for run in found])
-        return 0
-    headers = ("SLOT", "RESULT", "STARTED", "TOOK", "CODE", "GENERATION", "WHY")
-    screen.table(headers, [_run_cells(run) for run in found])
-    return 0
-
-
-def next_slots(client: Client, screen: Screen, bot_id: str, *, count: int, after_s: float | None = None) -> int:
-    """The slots that follow, in the schedule's own time zone. Exit code 0."""
-    document = client.bot(bot_id)
-    bot = documents.read(document.body, kind=document.kind)
-    if isinstance(bot, BadBot):
-        raise Fatal(bot.reason, code=ExitCode.USAGE)
-    if bot.schedule is None:
-        raise Fatal(f"Bot {clip(bot_id)} is a realtime bot and has no schedule.", code=ExitCode.USAGE)
-    parsed = schedule.parse(bot.schedule, timezone=bot.policies.timezone)
-    zone = zone_of(parsed, bot)
-    after_s = time.time() if after_s is None else after_s
-    rows: list[dict[str, Any]] = []
-    before = datetime.fromtimestamp(after_s, zone).utcoffset()
-    for slot in islice(schedule.slots(parsed, after_s=after_s), count):
-        local = datetime.fromtimestamp(slot, zone)
-        note = _clock_change(before, local)
-        before = local.utcoffset()
-        rows.append(
-            {"slot": rfc3339(slot), "unix_s": slot, "local": local.isoformat(), "zone": str(zone), "note": note}
-        )
-    if screen.as_json:
-        screen.json(rows)
-        return 0
-    now_s = time.time()
-    cells = [(row["slot"], _local(row["local"], zone), until(row["unix_s"], now_s), row["note"]) for row in rows]
-    screen.table(("SLOT", "LOCAL", "WHEN", "NOTE"), cells)
-    if bot.paused or not bot.enabled:
-        state = "paused" if bot.enabled else "stopped"
-        screen.say(f"The bot is {state}, so none of them is run: `runtime start {clip(bot_id)}`.")
-    return 0
-
-
 def still_running(client: Client, bot_id: str) -> bool:
     """Whether a process of the bot is there, with or without an `up`."""
     record = process_record.read(client.place.bot(bot_id))
@@ -133,32 +84,6 @@ def still_running(client: Client, bot_id: str) -> bool:
         return False
     os.close(pidfd)
     return True
-
-
-def zone_of(parsed: Schedule, bot: Bot) -> ZoneInfo:
-    """The zone that an expression names itself wins."""
-    zone = getattr(parsed, "zone", None)
-    return zone if isinstance(zone, ZoneInfo) else ZoneInfo(bot.policies.timezone)
-
-
-def _clock_change(before: Any, local: datetime) -> str:
-    after = local.utcoffset()
-    if before is None or after is None or after == before:
-        return "this hour comes twice" if _twice(local) else ""
-    hours = f"{abs((after - before).total_seconds()) / 3600:g} h"
-    return f"the clock went {'forward' if after > before else 'back'} {hours} before this"
-
-
-def _twice(local: datetime) -> bool:
-    return local.replace(fold=0).utcoffset() != local.replace(fold=1).utcoffset()
-
-
-def _local(text: str, zone: ZoneInfo) -> str:
-    moment = datetime.fromisoformat(text)
-    return f"{moment:%a %Y-%m-%d %H:%M:%S} {moment.astimezone(zone):%Z}" if zone != ZoneInfo("UTC") else f"{moment:%a}"
-
-
-# --- ps -------------------------------------------------------------------------------------------
 
 
 def _at_rest(client: Client, bot: Bot | BadBot, *, up: bool) -> dict[str, Any]:
@@ -205,7 +130,14 @@ def _last_run(client: Client, document: Document) -> Run | None:
     if document.kind != "scheduled":
         return None
     try:
-        return next((run for run in _runs(client).newest(document.id, limit=5) if not run.is_open), None)
+        return next(
+            (
+                run
+                for run in Runs(client.store, bucket=client.buckets.state).newest(document.id, limit=5)
+                if not run.is_open
+            ),
+            None,
+        )
     except Fault:
         return None  # `runtime runs` says what is wrong; the rest of the list is worth more
 
@@ -285,26 +217,3 @@ def _cells(row: Mapping[str, Any], now_s: float) -> list[str]:
 
 def _moment(text: str | None) -> float | None:
     return None if text is None else datetime.fromisoformat(text).timestamp()
-
-
-# --- runs -----------------------------------------------------------------------------------------
-
-
-def _runs(client: Client) -> Runs:
-    return Runs(client.store, bucket=client.buckets.state)
-
-
-def _run_cells(run: Run) -> list[str]:
-    took = run.end_s - run.start_s if run.end_s is not None and run.start_s is not None else None
-    before, after = run.generation_before, run.generation_after
-    result = run.result or ("waiting" if run.waiting else "running")
-    many = f" and {run.count - 1} more up to {run.last}" if run.count > 1 else ""
-    return [
-        run.slot,
-        result,
-        "" if run.start_s is None else f"{datetime.fromtimestamp(run.start_s, UTC):%H:%M:%S}",
-        "" if took is None else f"{took:.1f} s" if took < 60 else age(took),
-        "" if run.code is None else str(run.code),
-        "" if after is None else f"{before} → {after}" if before is not None else str(after),
-        f"{run.reason}{many}".strip(),
-    ]

@@ -12,6 +12,7 @@ _DIM: Final = "\x1b[2m"
 _END: Final = "\x1b[0m"
 _COLOURS: Final = {
     "started": "\x1b[32m",
+    "adopted": "\x1b[32m",
     "ended": "\x1b[33m",
     "not-started": "\x1b[31m",
     "trouble": "\x1b[31m",

@@ -253,7 +253,9 @@ def _decide_live(
             due_s=due_s,
             actions=tuple(actions),
         )
-    reason = bot.reason if isinstance(bot, BadBot) else _exit_sentence(kept.previous) if kept.previous else ""
+    # Who was restarted as somebody wanted it runs for no reason worth telling.
+    unasked = kept.previous if kept.failures > 0 else None
+    reason = bot.reason if isinstance(bot, BadBot) else _exit_sentence(unasked) if unasked is not None else ""
     return Decision(
         status="error" if isinstance(bot, BadBot) else "starting" if kept.state == "starting" else "running",
         reason=reason,

@@ -12,10 +12,10 @@ import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from typing import Any, Final
+from typing import Final
 
 from the0.documents import BadBot, Bot
-from the0.errors import Fault, clip
+from the0.errors import Fault
 from the0.orchestrate import reconcile
 from the0.orchestrate.bots import BotStore
 from the0.orchestrate.engine import Engine, Instance, Start
@@ -62,7 +62,7 @@ class Runner:
         self._memory = Memory()
         self._missing: frozenset[str] = frozenset()
         self._store_fault: str | None = None
-        self._news = InstanceNews(say, began_s=clock())
+        self._news = InstanceNews(say, known=engine.actual())
         self._killed: frozenset[tuple[str, float]] = frozenset()
         """Which stops were said to take too long: names and when they were asked for."""
         self._due_s: float | None = None
@@ -312,24 +312,3 @@ class Runner:
 
 def _bot_id(action: Action) -> str:
     return action.bot.id if isinstance(action, StartBot) else action.bot_id
-
-
-def row(bot_id: str, bot: Bot | BadBot | None, decision: Decision, newest: Instance | None) -> dict[str, Any]:
-    """What `ps` shows of a bot; see control_client.Row."""
-    ended = newest.exit or newest.previous if newest is not None else None
-    return {
-        "id": bot_id,
-        "type": bot.kind if bot is not None else newest.kind if newest is not None else "realtime",
-        "status": decision.status,
-        "reason": clip(decision.reason, limit=1000),
-        "since": decision.since_s,
-        "restarts": newest.restart if newest is not None else 0,
-        "next_s": decision.due_s if decision.status == "waiting" else None,
-        "last_exit": {"code": ended.code, "by": ended.by, "reason": ended.reason, "at_s": ended.at_s}
-        if ended is not None
-        else None,
-        "slot": newest.slot if newest is not None else None,
-        "memory_bytes": None,
-        "cpu_s": None,
-        "metrics": {},
-    }

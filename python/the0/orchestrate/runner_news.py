@@ -14,12 +14,11 @@ Say = Callable[..., None]
 class InstanceNews:
     """For one thread."""
 
-    def __init__(self, say: Say, *, began_s: float) -> None:
-        """What started or ended before `began_s` (Unix seconds) is no news."""
+    def __init__(self, say: Say, *, known: Sequence[Instance]) -> None:
+        """What is `known` already is no news, and neither are the ends among it."""
         self._say = say
-        self._began_s = began_s
         self._seen: dict[str, Instance] = {}
-        self._told: dict[str, tuple[float, bool]] = {}
+        self._told = {each.name: (each.started_s, each.state == "ended") for each in known if each.kind == "realtime"}
         """Of which instance (by its start) its start was told, and whether its end was, too."""
 
     def tell(self, actual: Sequence[Instance], *, decide: Callable[[Instance], Decision], now_s: float) -> None:
@@ -35,11 +34,10 @@ class InstanceNews:
                 if each.state == "starting":
                     continue
                 ended = False
-                if each.started_s >= self._began_s:
-                    self._say("started", f"restart {each.restart}" if each.restart else "", bot=each.bot_id)
+                self._say("started", f"restart {each.restart}" if each.restart else "", bot=each.bot_id)
             if each.state == "ended" and not ended:
                 ended = True
-                if each.exit is not None and each.exit.at_s >= self._began_s:
+                if each.exit is not None:
                     said = each.exit.reason + _outlook(decide(each), now_s=now_s)
                     self._say("ended", said, bot=each.bot_id, code=each.exit.code, by=each.exit.by)
             self._told[name] = each.started_s, ended

@@ -12,11 +12,11 @@ from dataclasses import dataclass
 from typing import Any, Final, TextIO
 
 from the0 import memory, privacy
-from the0.documents import KINDS, BadBot, Bot
+from the0.documents import KINDS
 from the0.errors import ExitCode, Fatal
 from the0.objects.credentials import StoreSettings
 from the0.objects.open import open_store
-from the0.orchestrate import address, control, data, metrics
+from the0.orchestrate import address, control, data, metrics, rows
 from the0.orchestrate.address import Address
 from the0.orchestrate.bots_sqlite import SqliteBots
 from the0.orchestrate.data import Data
@@ -24,9 +24,10 @@ from the0.orchestrate.engine import Instance
 from the0.orchestrate.engine_process import ProcessEngine
 from the0.orchestrate.gateway import Gateway
 from the0.orchestrate.news import News
-from the0.orchestrate.runner import Runner, row
-from the0.orchestrate.scheduler import Scheduler, Told
+from the0.orchestrate.runner import Runner
+from the0.orchestrate.scheduler import Scheduler
 from the0.orchestrate.service import Service
+from the0.orchestrate.tables import plural, rfc3339
 from the0.settings import Buckets
 
 INTERVAL_S: Final = 5.0
@@ -117,15 +118,18 @@ class Platform:
         stack.callback(self._control.close)
 
     def start(self) -> None:
-        adopted = len(self._live())
-        took = f"; {adopted} bots ran on and were taken over" if adopted else ""
+        adopted = [each for each in self._engine.actual() if each.state != "ended"]
+        took = f"; {plural(len(adopted), 'bot')} ran on" if adopted else ""
         url = f"http://{HOST}:{self._gateway.port}"
         self._say(
             "up",
             f"The platform in {self._place.path} is up{took}. Queries: {url}",
-            adopted=adopted,
+            adopted=len(adopted),
             address=url,
         )
+        for each in adopted:
+            what = f"run {each.slot}, which went on" if each.slot is not None else "it ran on"
+            self._say("adopted", what, bot=each.bot_id, since=rfc3339(each.started_s))
         if not any(self._store.list(kind) for kind in KINDS):
             self._say("empty", "There are no bots yet: `runtime deploy FOLDER`, in another terminal, brings one.")
         self._gateway.start()
@@ -139,10 +143,13 @@ class Platform:
         self._scheduler.hold()
         live = self._live()
         if self._options.detach_bots:
-            self._say("down", f"The platform ends; {len(live)} bots run on, and the next `runtime up` takes them over.")
+            self._say(
+                "down",
+                f"The platform ends; {plural(len(live), 'bot')} left running, and the next `runtime up` takes over.",
+            )
             return
         if live:
-            self._say("stopping", f"Stopping {len(live)} bots; press Ctrl-C again to kill them.")
+            self._say("stopping", f"Stopping {plural(len(live), 'bot')}; press Ctrl-C again to kill them.")
         for name in live:
             self._engine.stop(name, grace_s=self._options.stop_grace_s, reason="the platform ended")
         deadline = time.monotonic() + self._options.stop_grace_s + STOPPING_S
@@ -187,38 +194,19 @@ class Platform:
     def _ps(self, arguments: Mapping[str, Any]) -> list[dict[str, Any]]:
         bots = self._runner.bots()
         self._metrics.keep_only(bots)
-        rows = []
+        found = []
         for bot_id, (decision, newest) in self._runner.decisions(arguments.get("bot_ids")).items():
             bot = bots.get(bot_id)
-            made = row(bot_id, bot, decision, newest)
+            row = rows.row(bot_id, bot, decision, newest)
             if bot is not None and bot.kind == "scheduled":
-                made |= _scheduled(bot, self._scheduler.told(bot_id), made)
+                row |= rows.scheduled(bot, self._scheduler.told(bot_id), row)
             if arguments.get("usage") and newest is not None:
                 usage = self._engine.usage(newest.name)
                 if usage is not None:
-                    made["memory_bytes"], made["cpu_s"] = usage.memory_bytes, usage.cpu_s
-                made["metrics"] = self._metrics.newest(bot_id)
-            rows.append(made)
-        return rows
+                    row["memory_bytes"], row["cpu_s"] = usage.memory_bytes, usage.cpu_s
+                row["metrics"] = self._metrics.newest(bot_id)
+            found.append(row)
+        return found
 
     def _prometheus(self) -> str:
         return metrics.prometheus(self._ps({"usage": True}), not_ready=self._runner.not_ready(), pid=os.getpid())
-
-
-def _scheduled(bot: Bot | BadBot, told: Told | None, made: Mapping[str, Any]) -> dict[str, Any]:
-    """What is different in the row of a scheduled bot."""
-    if isinstance(bot, BadBot) or made["status"] in ("running", "stopping"):
-        return {}
-    if not bot.enabled:
-        return {"status": "stopped"}
-    if told is None:
-        return {"status": "scheduled"}
-    if told.error is not None:
-        return {"status": "error", "reason": told.error}
-    if told.phase is not None:
-        return {"status": "running", "reason": "it waits for its turn", "slot": told.slot, "since": told.since_s}
-    return {
-        "status": "paused" if bot.paused else "scheduled",
-        "reason": "",
-        "next_s": None if bot.paused else told.next_s,
-    }
