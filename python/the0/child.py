@@ -10,11 +10,11 @@ import signal
 import sys
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence, Set
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from the0 import privacy
 from the0.errors import ExitCode, Fault
+from the0.frozen import dataclass
 
 if TYPE_CHECKING:
     from threading import Event

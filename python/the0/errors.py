@@ -6,8 +6,9 @@ Three kinds. `Transient` is retried with backoff; `Permanent` is reported and en
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from enum import IntEnum
+
+from the0.frozen import dataclass
 
 
 class ExitCode(IntEnum):

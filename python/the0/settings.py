@@ -8,11 +8,11 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any, Literal, cast
 
 from the0 import canonical, durations, names
 from the0.errors import ExitCode, Fatal, clip
+from the0.frozen import dataclass
 from the0.objects.credentials import StoreSettings
 
 MIB = 1024 * 1024

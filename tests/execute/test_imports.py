@@ -6,8 +6,8 @@ import subprocess
 import sys
 
 COSTLY = {
-    *("argparse", "asyncio", "datetime", "hashlib", "http", "logging", "pathlib", "random", "shutil", "socket"),
-    *("sqlite3", "subprocess", "tempfile", "threading", "urllib", "uuid", "zipfile"),
+    *("argparse", "asyncio", "dataclasses", "datetime", "hashlib", "http", "inspect", "logging", "pathlib", "random"),
+    *("shutil", "socket", "sqlite3", "subprocess", "tempfile", "threading", "urllib", "uuid", "zipfile"),
 }
 
 
@@ -27,4 +27,6 @@ def test_the_supervisor_before_the_first_process_is_launched() -> None:
 
 def test_what_prepares_loads_one_client_only_when_it_connects() -> None:
     allowed = {"datetime", "hashlib", "random", "threading"}
-    assert not loaded("the0.execute.prepare, the0.objects.s3") & (COSTLY - allowed | {"the0.runs", "obstore", "minio"})
+    assert not loaded("the0.execute.prepare, the0.objects.s3, the0.sync.start") & (
+        COSTLY - allowed | {"the0.runs", "obstore", "minio"}
+    )

@@ -5,12 +5,12 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from the0 import child
 from the0.errors import EXIT_CODES, ExitCode
 from the0.execute.loop import Loop
+from the0.frozen import dataclass
 
 if TYPE_CHECKING:
     from threading import Event

@@ -5,9 +5,9 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 
 from the0.errors import ExitCode, Fatal, clip
+from the0.frozen import dataclass
 
 _WRAPPERS = os.path.join(os.path.dirname(os.path.abspath(__file__)), "wrappers")
 SDK_FOLDER = os.path.join(_WRAPPERS, "sdk")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from the0 import child
@@ -13,6 +12,7 @@ from the0.execute import preparing
 from the0.execute.languages import WORD_FD, Language
 from the0.execute.preparing import Prepare, Prepared
 from the0.execute.record import Outcome
+from the0.frozen import dataclass
 
 if TYPE_CHECKING:
     from the0.execute.keeper import Keep
@@ -49,19 +49,21 @@ class Job:
     """What forked children must hold too: the lock."""
 
 
-@dataclass(slots=True)
 class Launched:
     """What runs already, and the descriptors that go with it."""
 
-    preparing: preparing.Begun
-    output_read_fd: int
-    output_write_fd: int = -1
-    """For the bot; -1 once it has it."""
-    word_fd: int = -1
-    """Where an early program waits for the word to go; -1 once it was given."""
-    bot: child.Spawned | None = None
-    not_ours: frozenset[int] = frozenset()
-    """Children that this process had before: whoever exec'd us may have left some, and they are none of a bot's."""
+    def __init__(
+        self, begun: preparing.Begun, *, output_read_fd: int, output_write_fd: int, not_ours: frozenset[int]
+    ) -> None:
+        self.preparing = begun
+        self.output_read_fd = output_read_fd
+        self.output_write_fd = output_write_fd
+        """For the bot; -1 once it has it."""
+        self.word_fd = -1
+        """Where an early program waits for the word to go; -1 once it was given."""
+        self.bot: child.Spawned | None = None
+        self.not_ours = not_ours
+        """Children that this process had before: whoever exec'd us may have left some, and they are none of a bot's."""
 
     def spawn_bot(self, job: Job, *, word_fd: int | None = None) -> child.Spawned:
         self.bot = child.spawn(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from the0.frozen import dataclass
 
 _ROOT = "/sys/fs/cgroup"
 

@@ -7,11 +7,11 @@ import os
 import signal
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from the0 import child
 from the0.errors import ExitCode, Fatal, Fault
+from the0.frozen import dataclass
 
 if TYPE_CHECKING:
     from threading import Event

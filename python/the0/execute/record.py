@@ -8,11 +8,11 @@ from __future__ import annotations
 import json
 import os
 import sys
-from dataclasses import dataclass, replace
 from typing import Literal
 
 from the0 import files, names
 from the0.execute.times import rfc3339
+from the0.frozen import dataclass, replace
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import os
 import stat
-from dataclasses import dataclass
 
 from the0 import files
 from the0.errors import ExitCode, Fatal, clip
+from the0.frozen import dataclass
 
 STAGING = ".the0-code"
 """Below CODE_PATH while code is extracted: as long as it exists, what lies beside it is incomplete."""

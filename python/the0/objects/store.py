@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import builtins
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from the0.errors import ExitCode, Permanent, Transient
+from the0.frozen import dataclass, field
 
 Bytes = Any
 """bytes, memoryview, or anything else with the buffer protocol."""

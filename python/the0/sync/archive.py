@@ -12,11 +12,11 @@ import os
 import stat
 import zlib
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from typing import Final
 
 from the0 import canonical, files, names, statehash
 from the0.errors import ExitCode, Permanent, clip
+from the0.frozen import dataclass
 from the0.objects.store import Missing, ObjectStore, TooLarge
 from the0.sync.head import Content
 from the0.sync.table import ArchiveFact

@@ -16,11 +16,11 @@ import os
 import stat
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from typing import Final
 
 from the0 import names
 from the0.errors import ExitCode, Fatal
+from the0.frozen import dataclass
 from the0.sync import lines
 
 ROTATED: Final = names.BOT_LOG + ".1"

@@ -7,7 +7,8 @@ anew (up to `carry_bytes` a commit) and dropped from the list.
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass
+
+from the0.frozen import dataclass
 
 
 @dataclass(frozen=True, slots=True)

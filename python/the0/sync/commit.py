@@ -10,10 +10,10 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, replace
 
 from the0 import names, statehash
 from the0.errors import ExitCode, Permanent
+from the0.frozen import dataclass, replace
 from the0.objects.store import ObjectStore
 from the0.settings import SyncSettings
 from the0.sync import cleaning, lease

@@ -9,11 +9,11 @@ from __future__ import annotations
 
 import json
 import os
-from dataclasses import dataclass, replace
 from typing import Any
 
 from the0 import canonical, names, statehash
 from the0.errors import ExitCode, Permanent, clip
+from the0.frozen import dataclass, replace
 from the0.objects.store import Missing, NotModified, ObjectStore, PreconditionFailed, Unavailable
 
 FORMAT = 1

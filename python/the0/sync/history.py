@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
 
 from the0 import canonical, names, statehash
 from the0.errors import ExitCode, Permanent, clip
+from the0.frozen import dataclass, replace
 from the0.objects.store import Missing, ObjectInfo, ObjectStore
 from the0.sync.head import LIMIT_BYTES, Content, content_body, read_content
 

@@ -7,8 +7,8 @@ Whoever claimed last writes. The former holder learns of it at its next conditio
 from __future__ import annotations
 
 import os
-from dataclasses import replace
 
+from the0.frozen import replace
 from the0.sync.head import Claim, Content, Head, with_nonce
 
 LOOK_S = 30.0

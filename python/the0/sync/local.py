@@ -9,11 +9,11 @@ import errno
 import json
 import os
 import time
-from dataclasses import dataclass, replace
 from typing import Any
 
 from the0 import canonical, files, names, statehash
 from the0.errors import ExitCode, Fatal
+from the0.frozen import dataclass, replace
 from the0.sync.head import Content
 
 ASIDE_KEPT = 3

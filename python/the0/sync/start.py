@@ -10,11 +10,11 @@ import os
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, replace
 from typing import Literal
 
 from the0 import files, names, statehash
 from the0.errors import ExitCode, Fatal, Fault, Permanent, clip
+from the0.frozen import dataclass, replace
 from the0.objects.store import ObjectStore
 from the0.settings import SyncSettings
 from the0.sync import archive, lease, table

@@ -6,10 +6,10 @@ store holds another, and never lose a tree that may be the only copy of somethin
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from enum import Enum
 from typing import Literal
 
+from the0.frozen import dataclass
 from the0.sync.head import Head
 from the0.sync.local import Origin
 
