@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import textwrap
+import time
 import urllib.request
 import zipfile
 from collections.abc import Mapping
@@ -19,8 +20,9 @@ from typing import Any
 from rig.waiting import SOON_S, eventually
 from the0 import names
 from the0.documents import Kind
-from the0.orchestrate import control_client, data
+from the0.orchestrate import control_client, data, groups
 from the0.orchestrate.bots_sqlite import SqliteBots
+from the0.orchestrate.process_place import groups_key
 
 COMMAND = [sys.executable, "-I", "-m", "the0.cli", "up"]
 
@@ -197,6 +199,17 @@ class Platform:
         for pid in self.supervisors():
             os.kill(pid, signal.SIGKILL)
         self.bots.close()
+        self._remove_groups()
+
+    def _remove_groups(self) -> None:
+        """An `up` that was killed has left them."""
+        for parent in Path("/sys/fs/cgroup").glob(f"**/the0-{groups_key(self.data)}"):
+            folders = [parent, *(each for each in parent.iterdir() if each.is_dir())]
+            for _ in range(100):
+                if groups.clear([str(each) for each in folders]):
+                    break
+                time.sleep(0.05)
+            groups.remove([str(each) for each in reversed(folders)])
 
 
 def _parent_is_no_execute(pid: int) -> bool:

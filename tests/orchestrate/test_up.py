@@ -131,6 +131,7 @@ def test_a_killed_platform_is_followed_by_one_that_takes_its_bots_over(platform:
     assert platform.until("a", "running")["restarts"] == 0
     assert platform.pid("a") == pids["a"]
     assert platform.until("b", "running")["restarts"] == 1
+    eventually(lambda: second.news("started", "b"), "the news of its start")
     assert {each["bot"] for each in second.news("started")} == {"b"}, "what was taken over was not started"
     # Its end is seen although it is no child of this one.
     os.kill(platform.bot_pid("a"), signal.SIGKILL)

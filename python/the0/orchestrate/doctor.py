@@ -6,6 +6,7 @@ Looks only; what it has to try, it takes back.
 from __future__ import annotations
 
 import ctypes
+import json
 import os
 import resource
 import socket
@@ -47,6 +48,7 @@ _PROGRAMS: Final[Mapping[str, tuple[str, str, str]]] = {
     "scala3": ("java", "-version", "install Java 17 or newer"),
 }
 """The others are programs of their own."""
+_LIMITS: Final = {"memory": "memory", "CPU": "cpu", "number of processes": "pids"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,7 +67,8 @@ def doctor(path: str, screen: Screen, *, search: str) -> int:
         for check in (_disk(place), *_stores(place, bots), _platform(place)):
             checks.append(check)
     checks += [_open_files(len(bots)), _processes(), _memory(bots), _clock(), _zones(), *_watches()]
-    checks += [_landlock(), _view(place), _groups(), *_languages(bots, search)]
+    seen = _view(place)
+    checks += [_landlock(), seen, _groups(private=seen.status == "good"), *_languages(bots, search)]
     bad = [check for check in checks if check.status == "bad"]
     if screen.as_json:
         screen.json({"ok": not bad, "checks": [asdict(check) for check in checks]})
@@ -255,19 +258,42 @@ def _view(place: Data | None) -> Check:
     )
 
 
-def _groups() -> Check:
-    found = groups.find(f"doctor-{os.getpid()}")
-    for parent in found.parents:
-        with suppress(OSError):  # an empty group that stays does no harm
-            os.rmdir(parent)
-    if found.version == 0:
-        return Check(
-            "control groups",
-            "warning",
-            f"cannot be made ({clip(found.reason)})",
-            "memory_limit and cpu_limit do not hold: run `up` as root, or in a group of its own (systemd: Delegate=yes)",
+def _groups(*, private: bool) -> Check:
+    """`private`: bots have a view of their own."""
+    version, keeps, reason = _look_at_groups()
+    limited_users = private and os.geteuid() != 0
+    held = [what for what, name in _LIMITS.items() if name in keeps or (name == "pids" and limited_users)]
+    lost = [what for what in _LIMITS if what not in held]
+    found = f"version {version}" if version else f"cannot be made ({clip(reason)})"
+    if held:
+        found += f": limits of {', '.join(held)} hold"
+    if not lost:
+        return Check("control groups", "good", found)
+    return Check(
+        "control groups",
+        "warning",
+        found,
+        f"a bot's {', '.join(lost)} {'is' if len(lost) == 1 else 'are'} not limited: run `up` as root, or in a group of its own "
+        "(systemd: Delegate=yes)",
+    )
+
+
+def _look_at_groups() -> tuple[int, list[str], str]:
+    """Version, what can be limited, and why no more. By a process of its own, which may have to change its group for it."""
+    key = f"doctor-{os.getpid()}"
+    code = (
+        "import json, sys; from the0.orchestrate import groups; found = groups.find(sys.argv[1]); "
+        "print(json.dumps([found.version, sorted(found.keeps()), found.reason, found.made()]))"
+    )
+    try:
+        tried = subprocess.run(
+            [sys.executable, "-I", "-c", code, key], capture_output=True, text=True, timeout=10, check=True, cwd="/"
         )
-    return Check("control groups", "good", f"version {found.version}: memory and CPU limits hold")
+        version, keeps, reason, made = json.loads(tried.stdout)
+    except (OSError, ValueError, subprocess.SubprocessError) as failure:
+        return 0, [], str(failure)
+    groups.remove(made)
+    return version, keeps, reason
 
 
 # --- languages ------------------------------------------------------------------------------------

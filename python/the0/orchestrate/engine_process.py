@@ -30,6 +30,8 @@ from the0.sync.lock import is_free
 
 DRAIN_LOOK_S: Final = 0.1
 """How often is looked whether the final sync of a supervisor that was killed has ended."""
+CLEAR_TIMES: Final = 100
+"""What is not dead by then is beyond anybody's reach; the bot's lock and records do not hang on it."""
 
 
 @dataclass(slots=True)
@@ -40,6 +42,8 @@ class _Process:
     """None: adopted."""
     pidfd: int | None = None
     draining: threading.Timer | None = field(default=None, repr=False)
+    cleared: int = 0
+    """How often what was left in its control groups was killed."""
 
     @property
     def instance(self) -> Instance:
@@ -260,11 +264,13 @@ class ProcessEngine:
         with self._lock:
             if self._closed:
                 return
-            if not _is_free(found.folders):
+            free = _is_free(found.folders)
+            # Once that is stored, whatever is left in its groups is a bot's that nobody supervises.
+            if not free or (found.cleared < CLEAR_TIMES and not groups.clear(found.record.cgroups)):
+                found.cleared += free
                 if found.instance.state != "stopping":
-                    found.record = found.record.with_instance(
-                        state="stopping", stop_reason="its last state is being stored"
-                    )
+                    reason = "what it left behind is being ended" if free else "its last state is being stored"
+                    found.record = found.record.with_instance(state="stopping", stop_reason=reason)
                     self._changed()
                 found.draining = threading.Timer(DRAIN_LOOK_S, self._drain, (found, code))
                 found.draining.daemon = True

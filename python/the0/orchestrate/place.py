@@ -19,6 +19,7 @@ from the0.errors import ExitCode
 LIMITS: Final = {
     "open_files": resource.RLIMIT_NOFILE,
     "core": resource.RLIMIT_CORE,
+    "processes": resource.RLIMIT_NPROC,
 }
 
 
@@ -66,9 +67,10 @@ def _enter(place: Mapping[str, Any]) -> None:
     for group in place["groups"]:
         with open(os.path.join(group, "cgroup.procs"), "w", encoding="ascii") as procs:
             procs.write("0")
-    for name, (soft, hard) in place["limits"].items():
-        resource.setrlimit(LIMITS[name], (soft, hard))
     if place["view"] is not None:
         from the0 import view
 
         view.enter(**place["view"])
+    # Afterwards, so that the limit of processes counts those of the view's user namespace.
+    for name, (soft, hard) in place["limits"].items():
+        resource.setrlimit(LIMITS[name], (soft, hard))

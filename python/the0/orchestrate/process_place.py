@@ -27,9 +27,12 @@ class Places:
         self._open_files = resource.getrlimit(resource.RLIMIT_NOFILE)
         # We watch each bot through a descriptor; bots get the limit that we found.
         resource.setrlimit(resource.RLIMIT_NOFILE, (self._open_files[1], self._open_files[1]))
-        self._groups = groups.find(hashlib.sha256(data.path.encode("utf-8", "surrogateescape")).hexdigest()[:12])
+        self._groups = groups.find(groups_key(data))
         self.no_view = view.why_not(data.path)
         """Why bots get no view of their own; None: they do."""
+        # Of a user's processes in a user namespace of its own; elsewhere it would count all that this user runs, and root is exempt.
+        counted = self.no_view is None and os.geteuid() != 0
+        self._processes = {"processes": (groups.PROCESSES, groups.PROCESSES)} if counted else {}
         self._private_tmp = not _in_tmp(environ.get("PATH", ""))
 
     def place(self, folders: BotFolders, environment: Mapping[str, str], *, groups: tuple[str, ...] = ()) -> Place:
@@ -40,7 +43,7 @@ class Places:
         paths, seen = self._view(folders) if self.no_view is None else self._bare(folders)
         return Place(
             environment={**self._environ, **paths, **environment},
-            limits={"open_files": self._open_files, "core": (0, 0)},
+            limits={"open_files": self._open_files, "core": (0, 0), **self._processes},
             groups=groups,
             view=seen,
         )
@@ -83,9 +86,13 @@ class Places:
         groups.remove(self._groups.parents)
 
     def groups_for(self, name: str, limits: Resources) -> tuple[str, ...]:
-        """The control groups of a bot with limits, made; none where this machine gives none. OSError."""
-        limited = limits.memory_bytes is not None or limits.cpu_cores is not None
-        return self._groups.make(name, limits) if limited or self._groups.version == 2 else ()
+        """The control groups of a bot, made; none where this machine gives none. OSError."""
+        return self._groups.make(name, limits)
+
+
+def groups_key(data: Data) -> str:
+    """What keeps the control groups of this platform apart from those of others on this machine."""
+    return hashlib.sha256(data.path.encode("utf-8", "surrogateescape")).hexdigest()[:12]
 
 
 def _in_tmp(path: str) -> bool:
