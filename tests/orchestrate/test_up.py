@@ -125,7 +125,7 @@ def test_a_killed_platform_is_followed_by_one_that_takes_its_bots_over(platform:
     second = platform.up()
     assert eventually(lambda: second.news("up"), "its first line")[0]["adopted"] == 2
     assert "2 bots ran on" in second.news("up")[0]["message"]
-    assert {each["bot"] for each in second.news("adopted")} == {"a", "c"}
+    eventually(lambda: {each["bot"] for each in second.news("adopted")} == {"a", "c"}, "the news of both")
     platform.until_printed("b", "count 2")
     platform.until("c", "stopped")
     assert platform.until("a", "running")["restarts"] == 0
