@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import socket
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Final, TypedDict, cast
@@ -12,6 +13,8 @@ from the0.errors import ExitCode, Fatal
 from the0.orchestrate import address
 from the0.orchestrate.data import CONTROL_FILE, Data, is_held
 
+STARTING_S: Final = 5.0
+"""How long an `up` that has not said yet where it listens is waited for."""
 ANSWER_BYTES: Final = 64 << 20
 CALL_S: Final = 60.0
 
@@ -94,16 +97,19 @@ class Control:
 
 def connect(data: Data) -> Control | None:
     """The `up` that runs on this folder; None where none does. Raises Fatal where one runs that cannot be asked."""
-    if not is_held(data):
-        return None
-    found = address.read(data, CONTROL_FILE)
-    if found is None:
-        raise Fatal(
-            "A `runtime up` runs on this data folder, but has not said where it listens: it is starting or ending, try "
-            "again in a moment.",
-            code=ExitCode.INTERNAL,
-        )
-    return Control(address=(found.host, found.port), token=found.token)
+    deadline = time.monotonic() + STARTING_S
+    while is_held(data):
+        found = address.read(data, CONTROL_FILE)
+        if found is not None:
+            return Control(address=(found.host, found.port), token=found.token)
+        if time.monotonic() > deadline:
+            raise Fatal(
+                "A `runtime up` runs on this data folder, but has not said where it listens: it is starting or ending, try "
+                "again in a moment.",
+                code=ExitCode.INTERNAL,
+            )
+        time.sleep(0.02)
+    return None
 
 
 def _read(connection: socket.socket) -> tuple[int, dict[str, Any]]:

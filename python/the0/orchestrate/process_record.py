@@ -36,18 +36,20 @@ class Record:
 
 def write(folders: BotFolders, record: Record) -> None:
     """Not durable: after a boot nothing of it runs any more. OSError where the disk refuses."""
-    told = {"format": FORMAT, **asdict(record)}
     with files.folder(folders.path) as fd:
+        told = {"format": FORMAT, "folder": _identity(fd), **asdict(record)}
         files.write_atomic(fd, os.path.basename(folders.process), json.dumps(told).encode(), mode=0o600, durable=False)
 
 
 def read(folders: BotFolders) -> Record | None:
-    """None where there is none, or none that makes sense: the lock on the state folder still keeps two copies apart."""
+    """None where there is none, or none that makes sense: the lock on the state folder still keeps two copies apart. Neither does
+    one that came with a copy of the folder: what it tells of belongs to the original."""
     try:
         with files.folder(folders.path) as fd:
             data = files.read_beneath(fd, os.path.basename(folders.process), limit_bytes=LIMIT_BYTES)
+            here = _identity(fd)
         told = json.loads(data)
-        if told.get("format") != FORMAT:
+        if told.get("format") != FORMAT or told.get("folder", here) != here:
             return None
         instance = dict(told["instance"])
         instance["exit"] = _exit(instance["exit"])
@@ -60,6 +62,12 @@ def read(folders: BotFolders) -> Record | None:
         )
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return None
+
+
+def _identity(folder_fd: int) -> list[int]:
+    """Of a folder on this machine; a copy has another one."""
+    found = os.fstat(folder_fd)
+    return [found.st_dev, found.st_ino]
 
 
 def _exit(told: Mapping[str, Any] | None) -> Exit | None:
