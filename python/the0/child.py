@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable, Iterable, Mapping, Sequence, Set
 from typing import TYPE_CHECKING
 
-from the0 import privacy
+from the0 import privacy, seccomp
 from the0.errors import ExitCode, Fault
 from the0.frozen import dataclass
 
@@ -21,6 +21,11 @@ if TYPE_CHECKING:
 
 _RESET = tuple(number for number in range(1, 32) if number not in (signal.SIGKILL, signal.SIGSTOP))
 _STOP = b"stop\n"
+SILENT_S = 150.0
+"""How long a child that outlives us may do nothing at all: more than any request to a store waits for its answer."""
+_LOOK_S = 1.0
+_WORK_S = 0.01
+"""So much CPU time is more than looking takes within SILENT_S."""
 _LEFT_ALONE = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)
 
 
@@ -127,11 +132,26 @@ def _watch_control(fd: int, stop: Event) -> None:
     told = b""
     while piece := os.read(fd, 512):
         told += piece
-    if not told.endswith(_STOP):
-        # Our parent has died.
+    orphaned = not told.endswith(_STOP)
+    if orphaned:
         for left_behind in told.split():
             send_group(int(left_behind), signal.SIGKILL)
     stop.set()
+    if orphaned:
+        _end_when_silent()
+
+
+def _end_when_silent() -> None:
+    """Nobody watches over us any more. Whoever had the power to kill our parent may have taken our memory as well, and a thread
+    that could not be started is waited for without end: so when nothing moves, we end, and with us what we hold."""
+    try:
+        worked_s, since_s = time.process_time(), time.monotonic()
+        while time.monotonic() - since_s < SILENT_S:
+            time.sleep(_LOOK_S)
+            if time.process_time() - worked_s > _WORK_S:
+                worked_s, since_s = time.process_time(), time.monotonic()
+    finally:
+        os._exit(int(ExitCode.INTERNAL))  # a MemoryError as well
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,8 +173,8 @@ def spawn(
 ) -> Spawned:
     """Starts a program in its own session and process group: stdin is empty, stdout and stderr are `output_fd`,
     descriptor 3 is `word_fd` if given, there are no others; signals are as after login. `argv[0]` is an absolute path.
-    It is killed when we die: nobody would keep its state any more. `confine` is called in it last before the program;
-    an OSError of its is as one of exec."""
+    It is killed when we die: nobody would keep its state any more; and it cannot set our limits. `confine` is called in it
+    last before the program; an OSError of its is as one of exec."""
     parent = os.getpid()
     failure_read, failure_write = os.pipe()
     try:
@@ -177,6 +197,7 @@ def spawn(
         if os.getppid() != parent:
             os._exit(127)
         privacy.gain_no_privileges()
+        seccomp.keep_to_own_limits()  # where that cannot be, a bot can end its run by it, see SILENT_S
         # Out of the way of 0 to 3 first, so that no dup2 below overwrites a descriptor that is needed still.
         failure_write, output_fd = _above(failure_write), _above(output_fd)
         word_fd = _above(word_fd) if word_fd is not None else None

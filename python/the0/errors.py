@@ -45,7 +45,7 @@ class CodeMeaning:
 
 
 EXIT_CODES: tuple[CodeMeaning, ...] = (
-    CodeMeaning(ExitCode.INTERNAL, "a bug of the runtime; its traceback is in the log", True),
+    CodeMeaning(ExitCode.INTERNAL, "nothing left for the runtime to run on, or a bug of it; its log says which", True),
     CodeMeaning(ExitCode.USAGE, "a variable or flag is missing or malformed", False),
     CodeMeaning(ExitCode.LANGUAGE, "the runtime is unknown, or this machine lacks it", False),
     CodeMeaning(ExitCode.CODE, "the code archive is missing, corrupt, hostile or over its limits", False),

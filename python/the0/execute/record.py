@@ -69,6 +69,8 @@ class RunFolder:
         except OSError as reason:
             fault = files.disk_fault(reason, f"writing {names.EXIT_RECORD} and {names.DONE} to {self.path}")
             print(f"the0: {fault.sentence}", file=sys.stderr, flush=True)
+        except MemoryError:
+            print(f"the0: {names.EXIT_RECORD} and {names.DONE}: no memory to write them.", file=sys.stderr, flush=True)
 
     def is_fenced(self) -> bool:
         return os.path.lexists(os.path.join(self.path, names.FENCED))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import sys
 from collections.abc import Mapping
@@ -26,6 +27,8 @@ if TYPE_CHECKING:
 
     from the0.execute.keeper import Keep, Notify
 
+_STARVED = (errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EAGAIN, errno.EFBIG, errno.EINVAL)
+"""The last one is poll(2)'s, where fewer files may be open than it watches."""
 STORE_DEADLINE_S = 10.0
 """How long one request of the sync process is repeated; its own loop goes on from there."""
 
@@ -72,11 +75,19 @@ def _supervise(job: Job, launched: Launched, log: BotLogWriter, run_folder: RunF
 
         return supervise.run(job, launched, log=log, run_folder=run_folder)
     except Exception as reason:  # noqa: BLE001 - our end ends the bot, and has sync store what there is
-        sys.excepthook(type(reason), reason, reason.__traceback__)
-        sentence = (
-            f"{type(reason).__name__} in the supervisor, which is a bug of the runtime; its traceback is on stderr."
+        return Outcome(by="runtime", code=ExitCode.INTERNAL, reason=_unable(reason))
+
+
+def _unable(reason: Exception) -> str:
+    """Why the supervisor cannot go on."""
+    if isinstance(reason, MemoryError) or (isinstance(reason, OSError) and reason.errno in _STARVED):
+        lacking = "out of memory" if isinstance(reason, MemoryError) else reason.strerror
+        return (
+            f"The supervisor was left without what it needs ({lacking}), so the bot was ended: this machine is out of it, or "
+            "somebody lowered the supervisor's limits; make room or raise the limits, then start again."
         )
-        return Outcome(by="runtime", code=ExitCode.INTERNAL, reason=sentence)
+    sys.excepthook(type(reason), reason, reason.__traceback__)
+    return f"{type(reason).__name__} in the supervisor, which is a bug of the runtime; its traceback is on stderr."
 
 
 def _never(_: Outcome) -> bool:
