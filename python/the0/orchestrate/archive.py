@@ -83,8 +83,14 @@ def holds(archive: Archive, path: str) -> bool:
 
 def _packed(source: str, file: IO[bytes]) -> Archive:
     archive = Archive(file=file, size=0, digest="", names=[], folder=source)
+    found = list(_walk(source, archive.warnings, _ignored(source)))
+    # Before anything is read, which takes a while for as much as this.
+    if sum(os.path.getsize(path) for _, path in found) > CONTENT_BYTES:
+        raise _too_much(f"over {CONTENT_BYTES >> 30} GiB")
+    if len(found) > ENTRIES:
+        raise _too_much(f"over {ENTRIES} files")
     with zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED, compresslevel=6) as target:
-        for name, path in _walk(source, archive.warnings, _ignored(source)):
+        for name, path in found:
             _add(target, archive, name, path)
     if not archive.names:
         raise Fatal(f"The folder {clip(source)} has no files to deploy: name the bot's own.", code=ExitCode.CODE)
@@ -115,8 +121,6 @@ def _add(target: zipfile.ZipFile, archive: Archive, name: str, path: str) -> Non
                 if archive.content_bytes > CONTENT_BYTES:
                     raise _too_much(f"over {CONTENT_BYTES >> 30} GiB")
     archive.names.append(name)
-    if len(archive.names) > ENTRIES:
-        raise _too_much(f"over {ENTRIES} files")
 
 
 def _walk(source: str, warnings: list[str], ignored: Any) -> Iterator[tuple[str, str]]:
