@@ -18,7 +18,7 @@ from the0.orchestrate.engine import Start
 from the0.orchestrate.place import Place
 
 SETTLING_S: Final = 2.0
-SETTLED_LOOK_MS: Final = 10
+SETTLED_LOOK_MS: Final = 25
 
 
 @dataclass(frozen=True, slots=True)

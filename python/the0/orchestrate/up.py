@@ -62,7 +62,9 @@ def up(path: str, options: Options, *, out: TextIO) -> int:
     data.hold(place)  # until this process ends
     control.forget(place)
     with ExitStack() as stack:
-        platform = Platform(place, options, say=News(out), stack=stack)
+        news = News(out)
+        stack.callback(news.close)
+        platform = Platform(place, options, say=news, stack=stack)
         platform.start()
         signal.sigwait(_SIGNALS)
         platform.stop()
