@@ -235,8 +235,8 @@ def test_paused(bots: BotStore) -> None:
 def test_the_next_time_is_no_change_of_the_bot(bots: BotStore) -> None:
     bots.insert(document("b", "scheduled", config={"schedule": "@daily"}))
     at = bots.revision()
-    bots.set_next("b", 1700000000)
-    bots.set_next("missing", 1700000000)
+    bots.set_nexts({"b": 1700000000, "missing": 1700000000})
+    bots.set_nexts({})
     assert bots.revision() == at
     found = bots.get("b")
     assert found is not None

@@ -358,7 +358,7 @@ class Flaky(Folder):
 
 
 def test_a_store_that_is_away_for_a_while(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("the0.orchestrate.scheduler.AGAIN_S", 0.3)
+    monkeypatch.setattr("the0.orchestrate.scheduler_tasks.AGAIN_S", 0.3)
     store = Flaky(str(place.root / "store"))
     place.objects = store
     place.add(document("bot-1", EVERY_SECOND))

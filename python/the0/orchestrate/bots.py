@@ -99,8 +99,8 @@ class BotStore(Protocol):
         """False: no such bot. Idempotent."""
         ...
 
-    def set_next(self, bot_id: str, unix_s: int) -> None:
-        """What the scheduler notes for others; no new revision. A missing bot is no error."""
+    def set_nexts(self, nexts: Mapping[str, int]) -> None:
+        """What the scheduler notes for others, Unix seconds by bot; no new revision. A missing bot is no error."""
         ...
 
     def close(self) -> None:

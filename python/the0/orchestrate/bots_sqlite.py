@@ -155,9 +155,11 @@ class SqliteBots:
             self._remember(db, there, revision=_next_revision(db))
         return True
 
-    def set_next(self, bot_id: str, unix_s: int) -> None:
+    def set_nexts(self, nexts: Mapping[str, int]) -> None:
         with self._writing() as db:
-            db.execute("UPDATE bots SET next_s = ? WHERE id = ?", (unix_s, bot_id))
+            db.executemany(
+                "UPDATE bots SET next_s = ? WHERE id = ?", ((at_s, bot_id) for bot_id, at_s in nexts.items())
+            )
 
     def damage(self) -> str | None:
         """Reads the whole file: what is wrong with it, None for nothing."""

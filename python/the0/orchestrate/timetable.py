@@ -84,6 +84,8 @@ class Timetable:
 
     def __init__(self) -> None:
         self.entries: dict[str, Entry] = {}
+        self.live: Mapping[str, str | None] = {}
+        """Bots of which something runs, as the engine said last, and its slot."""
         self._bots: Mapping[str, Bot | BadBot] = {}
         """As of the last look. A bot of which nothing changed is the same object."""
         self._slots: list[tuple[int, int, str, int]] = []
