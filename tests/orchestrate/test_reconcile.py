@@ -12,18 +12,10 @@ import pytest
 from the0 import documents
 from the0.documents import BadBot, Bot
 from the0.errors import ExitCode
-from the0.orchestrate import backoff, reconcile
+from the0.orchestrate import actions, backoff, reconcile
+from the0.orchestrate.actions import KillInstance, RemoveInstance, StartBot, StopInstance
 from the0.orchestrate.engine import Exit, Instance
-from the0.orchestrate.reconcile import (
-    Desired,
-    Failed,
-    KillInstance,
-    Memory,
-    Plan,
-    RemoveInstance,
-    StartBot,
-    StopInstance,
-)
+from the0.orchestrate.reconcile import Desired, Failed, Memory, Plan
 
 NOW = 1_800_000_000.0
 GRACE_S = 30.0
@@ -226,7 +218,7 @@ def test_of_a_removed_bot_nothing_is_left_once_all_is_stored() -> None:
 
 def test_the_plan_can_be_read() -> None:
     for action in plan([bot("new"), bot("old", enabled=False)], [instance(bot("old"))]).actions:
-        assert reconcile.describe(action) in ("start new", "stop old: it was stopped")
+        assert actions.describe(action) in ("start new", "stop old: it was stopped")
 
 
 def test_ten_thousand_bots_take_little() -> None:

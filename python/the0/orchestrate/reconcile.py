@@ -13,6 +13,7 @@ from typing import Final, Literal
 from the0.documents import BadBot, Bot
 from the0.errors import EXIT_CODES, ExitCode, clip
 from the0.orchestrate import backoff
+from the0.orchestrate.actions import Action, KillInstance, RemoveInstance, StartBot, StopInstance
 from the0.orchestrate.engine import Exit, Instance
 
 KILL_AFTER_S: Final = 60.0
@@ -26,42 +27,6 @@ HELD: Final = frozenset(each.code for each in EXIT_CODES if not each.restart) - 
     ExitCode.RUNNING_HERE,  # passes when that one ends, and the lock keeps them apart until then
 }
 """Codes of ours after which a person has to look first."""
-
-
-@dataclass(frozen=True, slots=True)
-class StartBot:
-    bot: Bot
-    restart: int
-    failures: int
-    previous: Exit | None
-
-
-@dataclass(frozen=True, slots=True)
-class StopInstance:
-    name: str
-    bot_id: str
-    reason: str
-
-
-@dataclass(frozen=True, slots=True)
-class KillInstance:
-    name: str
-    bot_id: str
-    asked_s: float
-    """When its stop was asked for."""
-
-
-@dataclass(frozen=True, slots=True)
-class RemoveInstance:
-    """Forget an ended one that is followed by none."""
-
-    name: str
-    bot_id: str
-    discard: bool
-    """The bot was removed, and all of its state is stored: what this machine holds of it can go."""
-
-
-Action = StartBot | StopInstance | KillInstance | RemoveInstance
 
 
 @dataclass(frozen=True, slots=True)
@@ -319,18 +284,3 @@ def _due_s(ended_s: float, failures: int, *, now_s: float) -> float:
 
 def _exit_sentence(last: Exit) -> str:
     return clip(last.reason, limit=500)
-
-
-# --- before a person ----------------------------------------------------------------------------------
-
-
-def describe(action: Action) -> str:
-    """One line of a plan."""
-    if isinstance(action, StartBot):
-        again = f" again ({action.restart})" if action.restart else ""
-        return f"start {clip(action.bot.id)}{again}"
-    if isinstance(action, StopInstance):
-        return f"stop {clip(action.bot_id)}: {action.reason}"
-    if isinstance(action, KillInstance):
-        return f"kill {clip(action.bot_id)}: it has not stopped in time"
-    return f"forget {clip(action.bot_id)}{', and remove its local folder' if action.discard else ''}"

@@ -17,20 +17,11 @@ from typing import Final
 from the0.documents import BadBot, Bot
 from the0.errors import Fault
 from the0.orchestrate import reconcile
+from the0.orchestrate.actions import Action, KillInstance, StartBot, StopInstance
 from the0.orchestrate.bots import BotStore
 from the0.orchestrate.engine import Engine, Instance, Start
 from the0.orchestrate.known_bots import KnownBots
-from the0.orchestrate.reconcile import (
-    Action,
-    Decision,
-    Desired,
-    Failed,
-    KillInstance,
-    Memory,
-    Plan,
-    StartBot,
-    StopInstance,
-)
+from the0.orchestrate.reconcile import Decision, Desired, Failed, Memory, Plan
 from the0.orchestrate.runner_news import InstanceNews, Say
 
 WORKERS: Final = 4
