@@ -383,7 +383,8 @@ def test_a_stop_while_the_platform_is_down_counts_when_it_is_up(person: Person) 
     row = person.row("counter")
     assert (row["status"], row["generation"] is not None) == ("running", True)
     assert "takes it over" in row["reason"]
-    person.does("stop", "counter")
+    assert "these run on: counter" in person.does("stop", "--all")
+    assert person.json("stop", "counter")["running_on"] == ["counter"]
     assert "still runs" in person.does("rm", "counter", "--purge", code=213)
     person.platform.up()
     eventually(lambda: person.platform.supervisors() == [], "the end of what was left running")

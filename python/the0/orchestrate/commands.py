@@ -17,6 +17,7 @@ from the0.orchestrate.bots import Document
 from the0.orchestrate.client import NOT_RUNNING, Client
 from the0.orchestrate.data import GATEWAY_FILE
 from the0.orchestrate.deploy import Plan, Wanted
+from the0.orchestrate.listing import still_running
 from the0.orchestrate.tables import Screen, plural, size
 
 _ANSWER_BYTES: Final = 64 << 20
@@ -68,11 +69,14 @@ def change(client: Client, screen: Screen, bot_ids: Sequence[str], *, every: boo
     control = client.control()
     if control is not None:
         control.changed()
+    # Left by `up --detach-bots`, or by one that was killed: nobody is there to stop them.
+    running_on = [each.id for each in chosen if control is None and what == "stop" and still_running(client, each.id)]
     if screen.as_json:
         told = [
             {"id": document.id, "changed": document.id in changed} for document in chosen if document.id not in left
         ]
-        screen.json({"bots": told, "not_scheduled": left, "platform_running": control is not None})
+        known = {"platform_running": control is not None, "running_on": running_on}
+        screen.json({"bots": told, "not_scheduled": left, **known})
         return 0
     done = {"start": "told to start", "stop": "told to stop", "pause": "paused"}[what]
     same = {"start": "was started already", "stop": "was stopped already", "pause": "was paused already"}[what]
@@ -83,7 +87,11 @@ def change(client: Client, screen: Screen, bot_ids: Sequence[str], *, every: boo
     else:
         for document in chosen:
             screen.say(f"{clip(document.id)} is {done}." if document.id in changed else f"{clip(document.id)} {same}.")
-    if control is None:
+    if running_on:
+        shown = ", ".join(clip(bot_id, limit=40) for bot_id in running_on[:5])
+        more = f" and {len(running_on) - 5} more" if len(running_on) > 5 else ""
+        screen.say(f"The platform is not running, and until `runtime up` stops them, these run on: {shown}{more}.")
+    elif control is None:
         screen.say(NOT_RUNNING if what == "start" else "The platform is not running; it will know when it starts.")
     return 0
 
