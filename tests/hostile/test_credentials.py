@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import json
 import resource
 
 import pytest
+from bot_place import archive
 
-from hostile.yard import Yard, honest
+from hostile.yard import BOTS, Yard, honest
+from languages.bots import node_path, or_skip
+from the0.ports import free_port
 from the0.privacy import shared_environment
 
 OURS = ("supervisor", "sync", "sync again")
@@ -84,6 +88,46 @@ def test_planting_code(yard: Yard) -> None:
     yard.no_secret(again)
     for path in sprung:
         assert "wrappers/python.py" in (told := path.read_text()) or "main.py" in told, told[:300]
+
+
+@pytest.mark.attack(
+    "NODE_OPTIONS=--require in the runtime's own environment, in .npmrc, .env, node.config.json; package.json with `main` and "
+    "`imports`; node_modules, .node_modules and lib/node with packages named like Node's own modules; programs named node; in /bot, "
+    "HOME, state, logs, the run folder, for the query process, the one after it was killed, an ephemeral query and the next start",
+    "nothing of it is loaded but by the bot's own children; Node starts with no options, and sees no credential",
+)
+def test_planting_code_for_node(yard: Yard) -> None:
+    place = yard.place
+    files = {name: (BOTS / name).read_text() for name in ("plant.js", "plant_query.js")}
+    yard.world.store.put(yard.world.buckets["code"], yard.bot_id, archive(files))
+    place.env |= {
+        "RUNTIME": "nodejs20",
+        "ENTRYPOINT": "plant.js",
+        "QUERY_ENTRYPOINT": "plant_query.js",
+        "THE0_QUERY_PORT": str(free_port()),
+        "PATH": or_skip(node_path),
+        "BOT_CONFIG": json.dumps({"run_dir": str(place.run_dir), "logs": str(place.logs)}),
+        # As if the engine had them.
+        "NODE_OPTIONS": f"--require {place.code}/trap.js",
+        "NODE_PATH": f"{place.code}/lib/node",
+        "NODE_REPL_EXTERNAL_MODULE": f"{place.code}/trap.js",
+    }
+    (place.state / "traps").mkdir(parents=True)
+    yard.hand_over()
+    ended = place.start().end(within_s=120)
+    honest(ended, by="bot", code=0)
+    assert yard.findings == {"options": [], "asked": True, "again": True}
+    place.env["CODE_FILE"] = ""  # the next start: among all that was planted
+    asked = place.start("--query", "/x").end(within_s=60)
+    assert json.loads(asked.out)["data"]["options"] == ""
+    assert json.loads(asked.out)["data"]["execArgv"] == []
+    again = place.start().end(within_s=120)
+    honest(again, by="bot", code=0)
+    yard.no_secret(ended, asked, again)
+    sprung = [json.loads(path.read_text()) for path in (place.state / "traps").glob("sprung-*")]
+    assert [one["name"] for one in sprung] == ["required"] * 2, "by each bot's own child, and nowhere else"
+    assert all(len(one["argv"]) == 1 and one["options"] for one in sprung), "those are children of the bot's"
+    assert not list((place.state / "traps").glob("program-*"))
 
 
 @pytest.mark.parametrize(
