@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import fcntl
 import os
+import threading
 import shutil
 from pathlib import Path
 
@@ -80,3 +81,11 @@ def test_no_folder_where_set_aside_trees_belong(tmp_path: Path, act: str) -> Non
             folder.asides() if act == "list" else folder.set_aside("why")
     assert caught.value.code is ExitCode.LOCAL_DISK
     assert (tmp_path / "tree").exists()
+
+
+def test_a_start_waits_for_a_holder_that_is_just_dying(tmp_path: Path) -> None:
+    held = hold_lock(str(tmp_path))
+    leaving = threading.Timer(0.1, os.close, [held])
+    leaving.start()
+    os.close(hold_lock(str(tmp_path), wait_s=60))
+    leaving.join()

@@ -20,7 +20,7 @@ from the0.execute.programs import make_code_folder, query_program, wanted_code
 from the0.execute.record import Outcome, RunFolder
 from the0.settings import ExecuteSettings, SyncSettings
 from the0.sync.botlog import BotLogWriter
-from the0.sync.lock import hold_lock
+from the0.sync.lock import DYING_S, hold_lock
 
 if TYPE_CHECKING:
     from threading import Event
@@ -43,7 +43,7 @@ def execute(environ: Mapping[str, str], *, skip_sync: bool, skip_query_server: b
     try:
         paths = settings.read_paths(environ)
         # Before anything is touched: where another run holds it, the folders are that one's.
-        lock_fd = None if skip_sync else hold_lock(paths.state)
+        lock_fd = None if skip_sync else hold_lock(paths.state, wait_s=DYING_S)
         run_folder = _run_folder(paths.run, keep_fenced=skip_sync)
         log = BotLogWriter(paths.logs)
     except Fault as fault:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import errno
 import fcntl
 import os
+import time
 
 from the0 import files, names
 from the0.errors import ExitCode, Fatal
@@ -17,7 +18,12 @@ _NO_LOCKS = (errno.EBADF, errno.EINVAL, errno.ENOLCK, errno.ENOSYS, errno.EOPNOT
 """NFS wants a file opened for writing (EBADF), others have no locks at all."""
 
 
-def hold_lock(state_path: str) -> int:
+DYING_S = 2.0
+"""What a start grants the holder: processes that were killed hold the lock until the kernel is done with them."""
+_LOOK_S = 0.02
+
+
+def hold_lock(state_path: str, *, wait_s: float = 0.0) -> int:
     """The descriptor is the lock, and forked children share it (a program that is exec'd does not).
 
     Raises Fatal: RUNNING_HERE where it is held, LOCAL_DISK where the folder cannot be used.
@@ -28,10 +34,11 @@ def hold_lock(state_path: str) -> int:
     except OSError as reason:
         raise files.disk_fault(reason, f"opening the state folder {state_path}") from reason
     try:
-        if not _lock(fd, state_path):
+        deadline = time.monotonic() + wait_s
+        if not _lock(fd, state_path, deadline):
             folder, fd = fd, _open_file(fd, state_path)
             os.close(folder)
-            if not _lock(fd, state_path):
+            if not _lock(fd, state_path, deadline):
                 raise Fatal(
                     f"The file system of {state_path} knows no locks: use another one for state.",
                     code=ExitCode.LOCAL_DISK,
@@ -53,20 +60,24 @@ def is_free(state_path: str) -> bool:
     return True
 
 
-def _lock(fd: int, state_path: str) -> bool:
-    """False where the file system does not lock such a thing."""
-    try:
-        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError as reason:
-        if reason.errno in _NO_LOCKS:
-            return False
-        if reason.errno not in (errno.EWOULDBLOCK, errno.EACCES):
-            raise files.disk_fault(reason, f"locking the state folder {state_path}") from reason
-        raise Fatal(
-            f"A bot is already running on {state_path}: stop it first, or give this one a state folder of its own.",
-            code=ExitCode.RUNNING_HERE,
-        ) from reason
-    return True
+def _lock(fd: int, state_path: str, deadline: float) -> bool:
+    """False where the file system does not lock such a thing. Where it is held, tries until `deadline` (monotonic)."""
+    while True:
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as reason:
+            if reason.errno in _NO_LOCKS:
+                return False
+            if reason.errno not in (errno.EWOULDBLOCK, errno.EACCES):
+                raise files.disk_fault(reason, f"locking the state folder {state_path}") from reason
+            if time.monotonic() >= deadline:
+                raise Fatal(
+                    f"A bot is already running on {state_path}: stop it first, or give this one a state folder of its own.",
+                    code=ExitCode.RUNNING_HERE,
+                ) from reason
+            time.sleep(_LOOK_S)
+        else:
+            return True
 
 
 def _open_file(root_fd: int, state_path: str) -> int:
