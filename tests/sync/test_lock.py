@@ -5,8 +5,8 @@ from __future__ import annotations
 import errno
 import fcntl
 import os
-import threading
 import shutil
+import threading
 from pathlib import Path
 
 import pytest
