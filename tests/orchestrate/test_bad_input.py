@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
@@ -16,13 +16,6 @@ from the0.errors import ExitCode
 MAIN = "def main(bot_id, config):\n    print('here', flush=True)\n"
 ABOUT = "name: b\ntype: realtime\nruntime: python3.11\nversion: '1'\nentrypoints: {bot: main.py}\n"
 WHOLE = {"main.py": MAIN, "bot-config.yaml": ABOUT}
-
-
-@pytest.fixture
-def platform(tmp_path: Path) -> Iterator[Platform]:
-    made = Platform(tmp_path)
-    yield made
-    made.close()
 
 
 def folder(base: Path, files: Mapping[str, str]) -> Path:

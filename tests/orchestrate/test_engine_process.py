@@ -24,13 +24,6 @@ from the0.orchestrate.engine_process import ProcessEngine
 
 
 @pytest.fixture
-def platform(tmp_path: Path) -> Iterator[Platform]:
-    made = Platform(tmp_path)
-    yield made
-    made.close()
-
-
-@pytest.fixture
 def engine(platform: Platform) -> Iterator[ProcessEngine]:
     made = opened(platform)
     yield made

@@ -147,13 +147,6 @@ def test_processes_are_limited(found: groups.Groups) -> None:
 # --- under `runtime up` -----------------------------------------------------------------------------
 
 
-@pytest.fixture
-def platform(tmp_path: Path) -> Iterator[Platform]:
-    made = Platform(tmp_path)
-    yield made
-    made.close()
-
-
 BOMB = """
 import os, time
 def main(bot_id, config):

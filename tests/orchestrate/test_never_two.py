@@ -74,13 +74,6 @@ class Witness:
 
 
 @pytest.fixture
-def platform(tmp_path: Path) -> Iterator[Platform]:
-    made = Platform(tmp_path)
-    yield made
-    made.close()
-
-
-@pytest.fixture
 def witness() -> Iterator[Witness]:
     made = Witness()
     yield made

@@ -7,7 +7,6 @@ import os
 import subprocess
 import threading
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -15,13 +14,6 @@ import pytest
 from orchestrate.platform_place import COMMAND, Platform, eventually
 from the0.orchestrate import news
 from the0.orchestrate.news import News
-
-
-@pytest.fixture
-def platform(tmp_path: Path) -> Iterator[Platform]:
-    made = Platform(tmp_path)
-    yield made
-    made.close()
 
 
 def test_what_is_said_is_written_in_order(tmp_path: Path) -> None:

@@ -5,11 +5,7 @@ from __future__ import annotations
 import sqlite3
 import threading
 import time
-from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
-
-import pytest
 
 from orchestrate.platform_place import Platform, eventually
 from the0.documents import BadBot
@@ -18,13 +14,6 @@ from the0.orchestrate.bots import Document
 from the0.orchestrate.bots_sqlite import SqliteBots
 from the0.orchestrate.engine_process import ProcessEngine
 from the0.orchestrate.runner import Runner
-
-
-@pytest.fixture
-def platform(tmp_path: Path) -> Iterator[Platform]:
-    made = Platform(tmp_path)
-    yield made
-    made.close()
 
 
 def lose_rows(platform: Platform) -> None:

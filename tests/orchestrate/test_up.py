@@ -20,14 +20,6 @@ from the0 import view
 from the0.errors import ExitCode
 from the0.orchestrate import data, groups, processes
 
-
-@pytest.fixture
-def platform(tmp_path: Path) -> Iterator[Platform]:
-    made = Platform(tmp_path)
-    yield made
-    made.close()
-
-
 COUNTING = """
 import time
 from the0 import state

@@ -3,10 +3,6 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
-from pathlib import Path
-
-import pytest
 
 from orchestrate.due import Crowd, most_at_once, overtaken
 from orchestrate.platform_place import Platform, eventually
@@ -14,13 +10,6 @@ from orchestrate.platform_place import Platform, eventually
 BOTS = 40
 AT_ONCE = 32
 STARTS = 4
-
-
-@pytest.fixture
-def platform(tmp_path: Path) -> Iterator[Platform]:
-    made = Platform(tmp_path)
-    yield made
-    made.close()
 
 
 def test_all_that_are_due_run_once_in_the_order_of_their_slots(platform: Platform) -> None:
