@@ -98,8 +98,7 @@ class Turns:
                 continue
             if bot_id in self._table.live:  # another scheduler was quicker, with another slot
                 self.free(bot_id, entry)
-                choice = overlap(turn.bot.policies.overlap, busy=True, queued=entry.queued is not None)
-                self.take(entry, turn.bot, turn.slot, choice=choice)
+                self.take(entry, turn.bot, turn.slot, choice=self.choose(turn.bot, entry))
                 continue
             # As it is now: what is run is the bot of today, whenever its turn came.
             turn = replace(turn, bot=entry.bot, previous=entry.last_exit) if isinstance(entry.bot, Bot) else turn
