@@ -12,7 +12,6 @@ from dataclasses import dataclass
 from typing import Any, Final, TextIO
 
 from the0 import memory, privacy
-from the0.documents import KINDS
 from the0.errors import ExitCode, Fatal
 from the0.objects.credentials import StoreSettings
 from the0.objects.open import open_store
@@ -132,7 +131,7 @@ class Platform:
         for each in adopted:
             what = f"run {each.slot}, which went on" if each.slot is not None else "it ran on"
             self._say("adopted", what, bot=each.bot_id, since=rfc3339(each.started_s))
-        if not any(self._store.list(kind) for kind in KINDS):
+        if not self._store.changed_since(self._store.revision()).count:
             self._say("empty", "There are no bots yet: `runtime deploy FOLDER`, in another terminal, brings one.")
         self._gateway.start()
         self._runner.start()
