@@ -1,34 +1,32 @@
 """A bounded HTTP service: one thread collects requests from all connections, a few answer them.
 
 Whoever connects and says little, slowly or nothing costs a descriptor and no thread: a request reaches a thread only once
-it is whole. Requests are parsed by the standard library's `http.server`; sizes, times and counts are bounded here.
+it is whole. Sizes, times and counts are bounded here. A connection is watched for one event at a time, so that it belongs either
+to the collecting thread or to the one that answers it, which gives it back without waking anybody.
 """
 
 from __future__ import annotations
 
 import hmac
-import io
-import queue
-import re
-import selectors
+import select
 import socket
 import sys
 import threading
 import time
-from collections import deque
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from http import HTTPStatus
-from http.server import BaseHTTPRequestHandler
-from typing import Any, Final
+from typing import Final
+
+from the0.orchestrate import request_head
+from the0.orchestrate.request_head import BadHead, Head
+from the0.orchestrate.worker_threads import WorkerThreads
 
 HEAD_BYTES: Final = 16 << 10
-DRAIN_S: Final = 1.0
 _END: Final = b"\r\n\r\n"
-_LENGTH: Final = re.compile(rb"(?im)^content-length[ \t]*:[ \t]*([^\r\n]*?)[ \t]*\r?$")
-_CHUNKED: Final = re.compile(rb"(?im)^transfer-encoding[ \t]*:")
-_EXPECTS: Final = re.compile(rb"(?im)^expect[ \t]*:[ \t]*100-continue[ \t]*\r?$")
-_DIGITS: Final = re.compile(rb"[0-9]{1,18}")
+_ONCE: Final = select.EPOLLIN | select.EPOLLONESHOT
+_DAYS: Final = ("Mon", "Tue", "Wed", "Thu", "Fri", "Sat", "Sun")
+_MONTHS: Final = ("Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -70,7 +68,7 @@ class Reply:
 def bears(request: Request, token: str) -> bool:
     """Whether it carries that bearer token; takes as long whatever it carries."""
     given = request.headers.get("authorization", "")
-    return hmac.compare_digest(given.encode("utf-8", "surrogateescape"), f"Bearer {token}".encode())
+    return hmac.compare_digest(given.encode("latin-1"), f"Bearer {token}".encode())
 
 
 Answer = Callable[[Request], Reply]
@@ -102,17 +100,19 @@ class Service:
         family = socket.AF_INET6 if ":" in host else socket.AF_INET
         self._listener = socket.create_server((host, port), family=family, backlog=512)
         self._listener.setblocking(False)
-        self._selector = selectors.DefaultSelector()
+        self._epoll = select.epoll()
         self._wake_in, self._wake_out = socket.socketpair()
         self._wake_in.setblocking(False)
-        self._open: dict[socket.socket, _Connection] = {}
-        """Those that are being read, the longest silent first."""
-        self._returned: deque[_Connection] = deque()
-        most, idle_s = self._limits.concurrency, self._limits.thread_idle_s
-        self._workers = _Threads(f"{name}-answer", most, waiting=most, idle_s=idle_s, work=self._serve)
-        self._quick = _Threads(f"{name}-quick", 2, waiting=self._limits.connections, idle_s=idle_s, work=self._serve)
+        self._lock = threading.Lock()
+        self._open: dict[int, _Connection] = {}
+        """Those that are being read, by their descriptors, the longest silent first. Guarded by the lock, like `_earliest`."""
         self._earliest = float("inf")
         """No connection is late before that."""
+        most, idle_s = self._limits.concurrency, self._limits.thread_idle_s
+        self._workers = WorkerThreads(f"{name}-answer", most, waiting=most, idle_s=idle_s, work=self._serve)
+        self._quick = WorkerThreads(
+            f"{name}-quick", 2, waiting=self._limits.connections, idle_s=idle_s, work=self._serve
+        )
         self._closing = threading.Event()
         self._thread = threading.Thread(target=self._run, name=name, daemon=True)
 
@@ -121,8 +121,8 @@ class Service:
         return int(self._listener.getsockname()[1])
 
     def start(self) -> None:
-        self._selector.register(self._listener, selectors.EVENT_READ)
-        self._selector.register(self._wake_in, selectors.EVENT_READ)
+        self._epoll.register(self._listener, select.EPOLLIN)
+        self._epoll.register(self._wake_in, select.EPOLLIN)
         self._thread.start()
 
     def close(self, *, grace_s: float = 5.0) -> None:
@@ -139,24 +139,26 @@ class Service:
         self._listener.close()
         self._wake_in.close()
         self._wake_out.close()
-        self._selector.close()
+        self._epoll.close()
 
     # The collecting thread.
 
     def _run(self) -> None:
+        listener, wake = self._listener.fileno(), self._wake_in.fileno()
         while not self._closing.is_set():
-            for key, _ in self._selector.select(self._wait_s()):
-                if key.fileobj is self._listener:
+            for fd, _ in self._epoll.poll(self._wait_s()):
+                if fd == listener:
                     self._accept()
-                elif key.fileobj is self._wake_in:
+                elif fd == wake:
                     self._drain_wakes()
-                else:
-                    self._read(self._open[key.fileobj])  # type: ignore[index]
-            while self._returned:
-                self._expect_next(self._returned.popleft())
+                elif (connection := self._open.get(fd)) is not None:
+                    self._read(connection)
             self._end_late()
-        for connection in list(self._open.values()):
-            self._drop(connection)
+        with self._lock:
+            left = list(self._open.values())
+            self._open.clear()
+        for connection in left:
+            connection.socket.close()
 
     def _wait_s(self) -> float | None:
         """None: only an event wakes us."""
@@ -173,28 +175,42 @@ class Service:
                     self._closing.wait(0.05)
                 self._make_room()
                 return
-            if len(self._open) >= self._limits.connections:
-                self._make_room()
             accepted.setblocking(False)
             accepted.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            self._watch(_Connection(accepted, deadline=time.monotonic() + self._limits.request_s))
+            connection = _Connection(accepted)
+            self._watch(connection, for_s=self._limits.request_s)
+            self._epoll.register(accepted, _ONCE)
 
     def _make_room(self) -> None:
-        if self._open:
-            self._drop(next(iter(self._open.values())))
+        with self._lock:
+            silent = next(iter(self._open.values()), None)
+        if silent is not None:
+            self._drop(silent)
 
-    def _watch(self, connection: _Connection) -> None:
-        self._open[connection.socket] = connection
-        self._earliest = min(self._earliest, connection.deadline)
-        self._selector.register(connection.socket, selectors.EVENT_READ)
+    def _watch(self, connection: _Connection, *, for_s: float) -> None:
+        if len(self._open) >= self._limits.connections:
+            self._make_room()
+        with self._lock:
+            connection.deadline = time.monotonic() + for_s
+            self._open[connection.fd] = connection
+            sooner = connection.deadline < self._earliest
+            if sooner:
+                self._earliest = connection.deadline
+            alone = len(self._open) == 1
+        if (sooner or alone) and threading.current_thread() is not self._thread:
+            self._wake()  # it would sleep for too long
 
-    def _unwatch(self, connection: _Connection) -> None:
-        del self._open[connection.socket]
-        self._selector.unregister(connection.socket)
+    def _unwatch(self, connection: _Connection) -> bool:
+        """False: it is not watched any more, and somebody else has closed it."""
+        with self._lock:
+            mine = self._open.get(connection.fd) is connection  # the descriptor may be another one's by now
+            if mine:
+                del self._open[connection.fd]
+            return mine
 
     def _drop(self, connection: _Connection) -> None:
-        self._unwatch(connection)
-        connection.socket.close()
+        if self._unwatch(connection):
+            connection.socket.close()
 
     def _drain_wakes(self) -> None:
         try:
@@ -206,97 +222,130 @@ class Service:
     def _wake(self) -> None:
         try:
             self._wake_out.send(b"\0", socket.MSG_DONTWAIT)
-        except BlockingIOError:
-            pass  # it has been woken often enough
+        except OSError:
+            pass  # it has been woken often enough, or has ended
 
     def _read(self, connection: _Connection) -> None:
         try:
             piece = connection.socket.recv(1 << 16)
         except BlockingIOError:
+            self._epoll.modify(connection.fd, _ONCE)
             return
         except OSError:
             piece = b""
         if not piece:
             self._drop(connection)
             return
-        if connection.draining:
-            return
-        if not connection.buffer:
-            connection.deadline = time.monotonic() + self._limits.request_s
-            self._earliest = min(self._earliest, connection.deadline)
-        connection.buffer += piece
-        # The longest silent one comes first.
-        self._open[connection.socket] = self._open.pop(connection.socket)
-        self._look(connection)
+        if not connection.draining:
+            with self._lock:
+                if self._open.pop(connection.fd, None) is None:
+                    return
+                if not connection.buffer:
+                    connection.deadline = time.monotonic() + self._limits.request_s
+                    self._earliest = min(self._earliest, connection.deadline)
+                connection.buffer += piece
+                # The longest silent one comes first.
+                self._open[connection.fd] = connection
+            if connection.state(self._limits):
+                if self._unwatch(connection):
+                    self._hand_over(connection)
+                return
+        self._epoll.modify(connection.fd, _ONCE)
 
-    def _look(self, connection: _Connection) -> None:
-        """Hands a whole request over, or a refusal."""
-        state = connection.state(self._limits)
-        if state is None:
-            return
-        self._unwatch(connection)
-        first = bytes(connection.buffer[:256]).split(b"\r\n", 1)[0].split(b" ")
-        path = first[1].split(b"?", 1)[0].decode("latin-1") if len(first) > 1 else ""
+    def _hand_over(self, connection: _Connection) -> None:
+        """A whole request, or a refusal."""
+        path = connection.head.path.split("?", 1)[0] if connection.head is not None else ""
         threads = self._quick if path in self._quick_paths else self._workers
         if not threads.take(connection):
-            connection.refusal = (HTTPStatus.SERVICE_UNAVAILABLE, "Too many requests wait already: ask again later.")
-            if not self._quick.take(connection):
-                connection.socket.close()
+            self._refuse(connection, HTTPStatus.SERVICE_UNAVAILABLE, "Too many requests wait already: ask again later.")
 
-    def _expect_next(self, connection: _Connection) -> None:
-        connection.socket.setblocking(False)
-        connection.deadline = time.monotonic() + (self._limits.request_s if connection.buffer else self._limits.idle_s)
-        if len(self._open) >= self._limits.connections:
-            self._make_room()
-        self._watch(connection)
-        if connection.buffer and not connection.draining:
-            self._look(connection)
+    def _refuse(self, connection: _Connection, status: HTTPStatus, sentence: str) -> None:
+        connection.refusal = (status, sentence)
+        if not self._quick.take(connection):
+            connection.socket.close()
 
     def _end_late(self) -> None:
         now = time.monotonic()
         if now < self._earliest:
             return
-        for connection in [each for each in self._open.values() if each.deadline <= now]:
+        with self._lock:
+            late = [each for each in self._open.values() if each.deadline <= now]
+            for connection in late:
+                del self._open[connection.fd]
+            self._earliest = min((each.deadline for each in self._open.values()), default=float("inf"))
+        for connection in late:
             if connection.buffer and not connection.draining:
-                connection.refusal = (HTTPStatus.REQUEST_TIMEOUT, "The request did not arrive whole in time.")
-                self._unwatch(connection)
-                if not self._quick.take(connection):
-                    connection.socket.close()
+                self._refuse(connection, HTTPStatus.REQUEST_TIMEOUT, "The request did not arrive whole in time.")
             else:
-                self._drop(connection)
-        self._earliest = min((each.deadline for each in self._open.values()), default=float("inf"))
+                connection.socket.close()
 
     # The answering threads.
 
     def _serve(self, connection: _Connection) -> None:
-        connection.socket.settimeout(self._limits.answer_s)
         try:
-            _Exchange(connection, self._answer, self._failed)
+            keep = self._exchange(connection)
         except OSError:
-            connection.keep = False  # the other side is gone; there is nobody to tell
-        if self._closing.is_set():
-            connection.socket.close()
+            connection.socket.close()  # the other side is gone; there is nobody to tell
             return
-        if not connection.keep:
-            # What is still coming is read away for a moment: closing over it would reset the connection, and with it the answer.
+        if keep and connection.buffer and connection.state(self._limits):
+            self._hand_over(connection)
+        elif not self._closing.is_set() and (keep or self._is_to_drain(connection)):
+            self._give_back(connection)
+        else:
+            connection.socket.close()
+
+    def _exchange(self, connection: _Connection) -> bool:
+        """Whether there may be another one."""
+        head = connection.head
+        if connection.refusal is not None:
+            reply, keep = self._failed(*connection.refusal), False
+        else:
+            assert head is not None
+            keep = head.keep
+            request = Request(head.method, head.path, head.headers, connection.next_body())
             try:
-                connection.socket.shutdown(socket.SHUT_WR)
+                reply = self._answer(request)
+            except Exception as reason:  # noqa: BLE001 - a bug of ours: the asker gets an answer, stderr the traceback
+                sys.excepthook(type(reason), reason, reason.__traceback__)
+                said = "The service failed at this: its log has the reason."
+                reply = self._failed(HTTPStatus.INTERNAL_SERVER_ERROR, said)
+        connection.write(_head(reply, keep=keep), reply.body, head=head, within_s=self._limits.answer_s)
+        return keep
+
+    def _is_to_drain(self, connection: _Connection) -> bool:
+        """What is still coming is read away: closing over it would reset the connection, and with it the answer."""
+        connection.draining = True
+        if connection.refusal is None and not connection.buffer:
+            try:
+                return bool(connection.socket.recv(1 << 16))
+            except BlockingIOError:
+                return False  # the request was whole, and nothing came after it
             except OSError:
-                pass  # it is gone: reading tells
-            connection.draining = True
-        self._returned.append(connection)
-        self._wake()
+                return False
+        return True
+
+    def _give_back(self, connection: _Connection) -> None:
+        try:
+            if connection.draining:
+                connection.socket.shutdown(socket.SHUT_WR)
+            self._watch(connection, for_s=self._limits.request_s if connection.buffer else self._limits.idle_s)
+            self._epoll.modify(connection.fd, _ONCE)
+        except (OSError, ValueError):  # the other side is gone, or the service is closed
+            self._drop(connection)
+            connection.socket.close()
 
 
 class _Connection:
-    __slots__ = ("_looked", "_whole", "buffer", "deadline", "draining", "keep", "refusal", "socket")
+    __slots__ = ("_looked", "_whole", "buffer", "deadline", "draining", "fd", "head", "refusal", "socket")
 
-    def __init__(self, accepted: socket.socket, *, deadline: float) -> None:
+    def __init__(self, accepted: socket.socket) -> None:
         self.socket = accepted
-        self.deadline = deadline
+        self.fd = accepted.fileno()
+        self.deadline = 0.0
         """Monotonic."""
         self.buffer = bytearray()
-        self.keep = False
+        self.head: Head | None = None
+        """Of the request that is being read or answered, once it is whole."""
         self.draining = False
         """It has had its last answer."""
         self.refusal: tuple[int, str] | None = None
@@ -304,173 +353,72 @@ class _Connection:
         """Bytes of head and body, once the head has said so."""
         self._looked = 0
 
-    def state(self, limits: Limits) -> bool | None:
-        """True: a request is whole, or it is to be refused. None: more is to come."""
+    def state(self, limits: Limits) -> bool:
+        """Whether a request is whole, or is to be refused; else more is to come."""
         if self._whole is None:
-            end = self.buffer.find(_END, max(0, self._looked - len(_END)))
-            self._looked = len(self.buffer)
-            if end < 0 or end > HEAD_BYTES:
-                if len(self.buffer) <= HEAD_BYTES:
-                    return None
-                return self._refuse(HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE, "The request's head is too large.")
-            head = bytes(self.buffer[: end + 2])
-            lengths = set(_LENGTH.findall(head))
-            if _CHUNKED.search(head):
-                return self._refuse(HTTPStatus.LENGTH_REQUIRED, "Send the body with a Content-Length.")
-            if len(lengths) > 1 or not all(_DIGITS.fullmatch(length) for length in lengths):
-                return self._refuse(HTTPStatus.BAD_REQUEST, "The Content-Length makes no sense.")
-            body = int(lengths.pop()) if lengths else 0
-            if body > limits.body_bytes:
-                said = f"The body is larger than {limits.body_bytes} bytes."
-                return self._refuse(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, said)
-            self._whole = end + len(_END) + body
-            if len(self.buffer) < self._whole and _EXPECTS.search(head):
-                try:
-                    self.socket.send(b"HTTP/1.1 100 Continue\r\n\r\n")
-                except OSError:
-                    pass  # reading will tell
-        return True if len(self.buffer) >= self._whole else None
+            try:
+                self._look_for_head(limits)
+            except BadHead as bad:
+                self.refusal = (bad.status, bad.sentence)
+                return True
+        return self._whole is not None and len(self.buffer) >= self._whole
 
-    def _refuse(self, status: HTTPStatus, sentence: str) -> bool:
-        self.refusal = (status, sentence)
-        return True
+    def _look_for_head(self, limits: Limits) -> None:
+        while self.buffer.startswith(b"\r\n"):
+            del self.buffer[:2]  # some end a body with it
+        end = self.buffer.find(_END, max(0, self._looked - len(_END)))
+        self._looked = len(self.buffer)
+        if max(end, self._looked if end < 0 else 0) > HEAD_BYTES:
+            raise BadHead(HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE, "The request's head is too large.")
+        if end < 0:
+            return
+        head = request_head.read(bytes(self.buffer[:end]))
+        if head.length > limits.body_bytes:
+            said = f"The body is larger than {limits.body_bytes} bytes."
+            raise BadHead(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, said)
+        self.head = head
+        self._whole = end + len(_END) + head.length
+        if len(self.buffer) < self._whole and head.newest and head.headers.get("expect", "").lower() == "100-continue":
+            try:
+                self.socket.send(b"HTTP/1.1 100 Continue\r\n\r\n")
+            except OSError:
+                pass  # reading will tell
 
-    def next_request(self) -> bytes:
+    def next_body(self) -> bytes:
         """Takes the whole request off the buffer."""
         assert self._whole is not None
-        taken = bytes(self.buffer[: self._whole])
+        assert self.head is not None
+        body = bytes(self.buffer[self._whole - self.head.length : self._whole])
         del self.buffer[: self._whole]
         self._whole = None
         self._looked = 0
-        return taken
+        return body
 
-
-class _Exchange(BaseHTTPRequestHandler):
-    """One request, already read, and its answer."""
-
-    protocol_version = "HTTP/1.1"
-    server_version = "the0"
-    sys_version = ""
-
-    def __init__(self, connection: _Connection, answer: Answer, failed: Failed) -> None:
-        self._connection = connection
-        self._answer = answer
-        self._failed = failed
-        self.close_connection = True
-        self.requestline = ""
-        self.request_version = "HTTP/1.1"
-        self.command = ""
-        self.wfile = io.BytesIO()
-        self._run()
-        connection.socket.sendall(self.wfile.getbuffer())
-        connection.keep = not self.close_connection
-
-    def _run(self) -> None:
-        if self._connection.refusal is not None:
-            self._send(self._failed(*self._connection.refusal))
-            return
-        self.rfile = io.BytesIO(self._connection.next_request())
-        self.raw_requestline = self.rfile.readline(HEAD_BYTES + 1)
-        if not self.parse_request():
-            return  # it has answered
-        headers = {name.lower(): value for name, value in self.headers.items()}
-        request = Request(self.command, self.path, headers, self.rfile.read())
+    def write(self, first: bytes, body: bytes, *, head: Head | None, within_s: float) -> None:
+        """OSError where the other side is gone or takes nothing for so long."""
+        if head is not None and head.method == "HEAD":
+            body = b""
         try:
-            reply = self._answer(request)
-        except Exception as reason:  # noqa: BLE001 - a bug of ours: the asker gets an answer, stderr the traceback
-            sys.excepthook(type(reason), reason, reason.__traceback__)
-            reply = self._failed(
-                HTTPStatus.INTERNAL_SERVER_ERROR, "The service failed at this: its log has the reason."
-            )
-        self._send(reply)
-
-    def _send(self, reply: Reply) -> None:
-        self.send_response(reply.status)
-        self.send_header("Content-Type", reply.content_type)
-        self.send_header("Content-Length", str(len(reply.body)))
-        for name, value in reply.headers.items():
-            self.send_header(name, value)
-        if self.close_connection:
-            self.send_header("Connection", "close")
-        self.end_headers()
-        if self.command != "HEAD":
-            self.wfile.write(reply.body)
-
-    def send_error(self, code: int, message: str | None = None, explain: str | None = None) -> None:
-        self.close_connection = True
-        self.request_version = self.protocol_version  # what could not be read still gets a whole answer
-        self._send(self._failed(code, message or explain or HTTPStatus(code).phrase))
-
-    def log_message(self, format: str, *args: Any) -> None:  # noqa: A002 - the base class names it
-        """Whoever answers knows what is worth saying."""
+            sent = self.socket.sendmsg((first, body))
+        except BlockingIOError:
+            sent = 0
+        if sent == len(first) + len(body):
+            return
+        self.socket.settimeout(within_s)
+        if sent < len(first):
+            self.socket.sendall(first[sent:])
+        self.socket.sendall(memoryview(body)[max(0, sent - len(first)) :])
+        self.socket.setblocking(False)
 
 
-class _Threads:
-    """Up to `most` threads, made when they are needed and gone when they are not."""
-
-    def __init__(
-        self, name: str, most: int, *, waiting: int, idle_s: float, work: Callable[[_Connection], None]
-    ) -> None:
-        self._name = name
-        self._most = most
-        self._may_wait = waiting
-        self._idle_s = idle_s
-        self._work = work
-        self._waiting: queue.SimpleQueue[_Connection | None] = queue.SimpleQueue()
-        self._lock = threading.Lock()
-        self._threads: set[threading.Thread] = set()
-        self._free = 0
-        self._queued = 0
-        self._closed = False
-
-    def take(self, connection: _Connection) -> bool:
-        """False: as many wait already as may."""
-        with self._lock:
-            unborn = self._most - len(self._threads)
-            if self._closed or self._queued >= self._free + unborn + self._may_wait:
-                return False
-            self._queued += 1
-            if self._queued > self._free and len(self._threads) < self._most:
-                thread = threading.Thread(target=self._run, name=self._name, daemon=True)
-                self._threads.add(thread)
-                self._free += 1
-                thread.start()
-        self._waiting.put(connection)
-        return True
-
-    def close(self, deadline: float) -> None:
-        """Monotonic. Threads that are not done by then end with the process."""
-        with self._lock:
-            self._closed = True
-            threads = list(self._threads)
-        for _ in threads:
-            self._waiting.put(None)
-        for thread in threads:
-            thread.join(max(0.0, deadline - time.monotonic()))
-
-    def _run(self) -> None:
-        while True:
-            try:
-                connection = self._waiting.get(timeout=self._idle_s)
-            except queue.Empty:
-                with self._lock:
-                    if self._queued:
-                        continue  # one is just being handed over
-                    self._leave()
-                    return
-            if connection is None:
-                with self._lock:
-                    self._leave()
-                return
-            with self._lock:
-                self._queued -= 1
-                self._free -= 1
-            try:
-                self._work(connection)
-            finally:
-                with self._lock:
-                    self._free += 1
-
-    def _leave(self) -> None:
-        self._free -= 1
-        self._threads.discard(threading.current_thread())
+def _head(reply: Reply, *, keep: bool) -> bytes:
+    now = time.gmtime()
+    date = (
+        f"{_DAYS[now.tm_wday]}, {now.tm_mday:02} {_MONTHS[now.tm_mon - 1]} {now.tm_year} {time.strftime('%T', now)} GMT"
+    )
+    more = "".join(f"{name}: {value}\r\n" for name, value in reply.headers.items())
+    return (
+        f"HTTP/1.1 {reply.status} {HTTPStatus(reply.status).phrase}\r\nServer: the0\r\nDate: {date}\r\n"
+        f"Content-Type: {reply.content_type}\r\nContent-Length: {len(reply.body)}\r\n{more}"
+        f"Connection: {'keep-alive' if keep else 'close'}\r\n\r\n"
+    ).encode("latin-1")
