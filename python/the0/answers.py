@@ -45,7 +45,7 @@ def parsed(body: bytes, *, status: int = 200) -> Answer:
         raise AnswerTooLarge(f"The query process answered over {ANSWER_VALUES:,} values: ask for less.")
     try:
         text = body.decode("utf-8-sig").strip()
-        value = json.loads(text, parse_constant=_refuse_constant)
+        value = _JSON.decode(text)
     except (ValueError, RecursionError) as reason:
         raise NoAnswer(f"The query process answered something that is no JSON: {clip(str(reason))}.") from reason
     if not isinstance(value, dict):
@@ -67,3 +67,6 @@ def _values(body: bytes) -> int:
 
 def _refuse_constant(name: str) -> Any:
     raise ValueError(f"{name} is not JSON")
+
+
+_JSON = json.JSONDecoder(parse_constant=_refuse_constant)

@@ -7,6 +7,7 @@ where the stream does. Connects only to ask: such a server would wait for ever o
 
 from __future__ import annotations
 
+import errno
 import socket
 import time
 from collections.abc import Mapping
@@ -21,10 +22,12 @@ __all__ = [
     "ANSWER_BYTES",
     "Answer",
     "AnswerTooLarge",
+    "Asked",
     "NoAnswer",
     "NotListening",
     "TooLate",
     "ask",
+    "begin",
     "request",
     "target",
 ]
@@ -81,10 +84,70 @@ def ask(
 ) -> Answer:
     """Asks and waits until `deadline` (monotonic). Raises NotListening, NoAnswer, AnswerTooLarge, TooLate. Two questions at the
     same time are for the caller to avoid."""
-    asked = request(host, port, path=path, params=params)
-    with _connected(host, port, deadline) as connection:
-        _write(connection, asked, deadline)
-        return _read(connection, deadline, limit_bytes)
+    asked = begin(host, port, path=path, params=params)
+    try:
+        return asked.answer(deadline=deadline, limit_bytes=limit_bytes)
+    finally:
+        asked.close()
+
+
+class Asked:
+    """A question that is under way."""
+
+    def __init__(self, connection: socket.socket, *, place: str, unsent: bytes) -> None:
+        self._connection = connection
+        self._place = place
+        self._unsent = unsent
+
+    def answer(self, *, deadline: float, limit_bytes: int = ANSWER_BYTES) -> Answer:
+        """Once. Raises as `ask` does."""
+        if self._unsent:
+            self._write(deadline)
+        return _read(self._connection, deadline, limit_bytes)
+
+    def close(self) -> None:
+        """Idempotent."""
+        self._connection.close()
+
+    def _write(self, deadline: float) -> None:
+        try:
+            self._connection.settimeout(_left_s(deadline))
+            self._connection.sendall(self._unsent)
+        except TimeoutError as reason:
+            raise TooLate(f"The query process at {self._place} did not take the question in time.") from reason
+        except OSError as reason:
+            if not _hung_up(reason):
+                raise _nobody(self._place, reason) from reason
+
+
+def begin(host: str, port: int, *, path: str, params: Mapping[str, Any]) -> Asked:
+    """Asks as far as that goes without waiting; `host` is an address rather than a name, which would be looked up. Raises
+    NotListening."""
+    unsent = request(host, port, path=path, params=params)
+    place = f"{host}:{port}"
+    connection = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET, socket.SOCK_STREAM)
+    try:
+        connection.setblocking(False)
+        connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        try:
+            connection.connect((host, port))
+        except BlockingIOError:
+            pass  # on the same machine it is done by now all the same
+        if connection.getsockname()[1] == port and _is_itself(connection):
+            raise NotListening(f"No query process listens at {place}.")
+        try:
+            unsent = unsent[connection.send(unsent) :]
+        except BlockingIOError:
+            pass  # the connection takes its time
+        return Asked(connection, place=place, unsent=unsent)
+    except OSError as reason:
+        if _hung_up(reason):
+            return Asked(connection, place=place, unsent=b"")
+        connection.close()
+        raise _nobody(place, reason) from reason
+    except NotListening:
+        connection.close()
+        raise
 
 
 def _head(host: str, port: int, asked: str, length: int) -> bytes:
@@ -99,30 +162,21 @@ def _escaped(text: str) -> str:
     return quote(text, safe=_VALUE_SAFE, errors="replace")
 
 
-def _connected(host: str, port: int, deadline: float) -> socket.socket:
+def _is_itself(connection: socket.socket) -> bool:
+    """Where nobody listens on a port that outgoing connections are given, one may meet itself."""
     try:
-        connection = socket.create_connection((host, port), timeout=_left_s(deadline))
-    except TimeoutError as reason:
-        raise TooLate(f"The query process at {host}:{port} did not take the connection in time.") from reason
-    except OSError as reason:
-        said = reason.strerror or str(reason)
-        raise NotListening(f"No query process listens at {host}:{port} ({clip(said)}).") from reason
-    if connection.getsockname() == connection.getpeername():
-        # Where nobody listens on a port that outgoing connections are given, one may meet itself.
-        connection.close()
-        raise NotListening(f"No query process listens at {host}:{port}.")
-    connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-    return connection
-
-
-def _write(connection: socket.socket, asked: bytes, deadline: float) -> None:
-    try:
-        connection.settimeout(_left_s(deadline))
-        connection.sendall(asked)
-    except TimeoutError as reason:
-        raise TooLate("The query process did not take the question in time.") from reason
+        return bool(connection.getsockname() == connection.getpeername())
     except OSError:
-        pass  # it has read what it wanted and hung up: its answer may be there all the same
+        return False  # not connected yet
+
+
+def _hung_up(reason: OSError) -> bool:
+    """It has read what it wanted and left: its answer may be there all the same."""
+    return reason.errno in (errno.EPIPE, errno.ECONNRESET)
+
+
+def _nobody(place: str, reason: OSError) -> NotListening:
+    return NotListening(f"No query process listens at {place} ({clip(reason.strerror or str(reason))}).")
 
 
 def _read(connection: socket.socket, deadline: float, limit_bytes: int) -> Answer:
@@ -140,7 +194,7 @@ def _read(connection: socket.socket, deadline: float, limit_bytes: int) -> Answe
         except OSError:
             piece = b""  # a connection that is torn down ends the stream, too
         if not piece:
-            return _answer(bytes(said))
+            return whole if whole is not None else _answer(bytes(said))
         said += piece
         if len(said) > limit_bytes + HEAD_BYTES:
             raise _too_large(limit_bytes)

@@ -10,8 +10,7 @@ import json
 import math
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from http import HTTPStatus
@@ -22,12 +21,11 @@ from the0.documents import BadBot, Bot, read
 from the0.errors import ExitCode, Fault, clip
 from the0.orchestrate.bots import BotStore
 from the0.orchestrate.engine import Engine
+from the0.orchestrate.query_lines import QueryLines
 from the0.orchestrate.service import Reply, Request, Service, bears
 
 DEFAULT_TIMEOUT_S: Final = 30.0
 LONGEST_TIMEOUT_S: Final = 3600.0
-WAITING_FOR_ONE_BOT: Final = 32
-"""Questions for one bot, the one that is being answered included; more are refused, so that one bot's slowness is its own."""
 STORED_AT_A_TIME: Final = 4
 """Queries from stored state, each of which starts a process."""
 SETTLING_S: Final = 5.0
@@ -72,7 +70,7 @@ class Gateway:
         self._engine = engine
         self._token = token
         self._metrics = metrics
-        self._turns = _Turns()
+        self._lines = QueryLines()
         self._stored = threading.BoundedSemaphore(STORED_AT_A_TIME)
         self._lock = threading.Lock()
         self._counts = Counts()
@@ -129,25 +127,41 @@ class Gateway:
         if bot.query_entrypoint is None:
             raise _Refused(HTTPStatus.NOT_FOUND, f"Bot not found: bot {clip(bot.id)} has no query entrypoint.")
         deadline = began + asked.timeout_s
-        with self._turns.of(bot.id, deadline):
-            answer = self._live(bot, asked, deadline)
-            if answer is not None:
-                return _spliced(answer, began, source="live", generation=None)
-            return self._from_store(bot, asked, deadline, began)
+        try:
+            with self._lines.turn(bot.id, deadline=deadline, begin=lambda: self._begun(bot, asked)) as begun:
+                answer = self._live(bot, asked, deadline, begun)
+                if answer is None:
+                    return self._from_store(bot, asked, deadline, began)
+        except asking.TooLate as reason:
+            raise _Refused(HTTPStatus.GATEWAY_TIMEOUT, reason.sentence) from reason
+        return _spliced(answer, began, source="live", generation=None)
 
-    def _live(self, bot: Bot, asked: Question, deadline: float) -> asking.Answer | None:
+    def _begun(self, bot: Bot, asked: Question) -> asking.Asked | None:
+        """None: it is to be asked another way, or again, by whoever wants to know."""
+        try:
+            address = self._engine.query_address(bot.id) if bot.kind == "realtime" else None
+            return asking.begin(*address, path=asked.path, params=asked.params) if address is not None else None
+        except Fault:
+            return None
+
+    def _live(self, bot: Bot, asked: Question, deadline: float, begun: asking.Asked | None) -> asking.Answer | None:
         """None: nothing of it runs."""
         settled = min(deadline, time.monotonic() + SETTLING_S)
-        while bot.kind == "realtime" and (address := self._engine.query_address(bot.id)) is not None:
+        while True:
             try:
+                if begun is not None:
+                    return begun.answer(deadline=deadline)
+                address = self._engine.query_address(bot.id) if bot.kind == "realtime" else None
+                if address is None:
+                    return None
                 return asking.ask(*address, path=asked.path, params=asked.params, deadline=deadline)
             except asking.NotListening as reason:
+                begun = None
                 if time.monotonic() >= settled:
                     raise _Refused(HTTPStatus.BAD_GATEWAY, reason.sentence) from reason
                 time.sleep(RETRY_S)
             except (asking.NoAnswer, asking.TooLate) as reason:
                 raise _Refused(_status_of(reason), reason.sentence) from reason
-        return None
 
     def _from_store(self, bot: Bot, asked: Question, deadline: float, began: float) -> Reply:
         if not self._stored.acquire(timeout=max(0.0, deadline - time.monotonic())):
@@ -207,44 +221,10 @@ def _status_of(fault: Fault) -> HTTPStatus:
     return HTTPStatus.BAD_GATEWAY if fault.code == ExitCode.QUERY_FAILED else HTTPStatus.SERVICE_UNAVAILABLE
 
 
-class _Turns:
-    """One at a time for a bot, in the order of coming."""
-
-    def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._waiting: dict[str, list[threading.Event]] = {}
-
-    @contextmanager
-    def of(self, bot_id: str, deadline: float) -> Iterator[None]:
-        """Raises _Refused where too many wait, or the turn does not come before `deadline` (monotonic)."""
-        mine = threading.Event()
-        with self._lock:
-            line = self._waiting.setdefault(bot_id, [])
-            if len(line) >= WAITING_FOR_ONE_BOT:
-                raise _Refused(
-                    HTTPStatus.SERVICE_UNAVAILABLE,
-                    f"Bot {clip(bot_id)} answers one query at a time, and {WAITING_FOR_ONE_BOT} wait: ask again later.",
-                )
-            line.append(mine)
-            if line[0] is mine:
-                mine.set()
-        try:
-            if not mine.wait(max(0.0, deadline - time.monotonic())):
-                raise _Refused(HTTPStatus.GATEWAY_TIMEOUT, f"Bot {clip(bot_id)} was busy with other queries.")
-            yield
-        finally:
-            with self._lock:
-                line.remove(mine)
-                if line:
-                    line[0].set()
-                else:
-                    del self._waiting[bot_id]
-
-
 def question(body: bytes) -> Question:
     """What a `POST /query` asks. Raises _Refused with 400."""
     try:
-        asked = json.loads(body)
+        asked = _JSON.decode(body.decode("utf-8"))
     except (ValueError, RecursionError) as reason:
         raise _Refused(HTTPStatus.BAD_REQUEST, f"The body is no JSON: {clip(str(reason))}.") from reason
     if not isinstance(asked, dict):
@@ -293,6 +273,13 @@ def _error(status: int, sentence: str, began: float) -> Reply:
 
 def _nanoseconds(began: float) -> int:
     return int((time.monotonic() - began) * 1e9)
+
+
+def _refuse_constant(name: str) -> Any:
+    raise ValueError(f"{name} is not JSON")
+
+
+_JSON: Final = json.JSONDecoder(parse_constant=_refuse_constant)
 
 
 def _now() -> str:
