@@ -12,6 +12,7 @@ from collections.abc import Iterator
 
 import pytest
 
+from rig.waiting import eventually
 from the0.orchestrate.service import Limits, Reply, Request, Service
 
 LIMITS = Limits(body_bytes=1000, connections=400, request_s=1.0, idle_s=2.0, answer_s=5.0, concurrency=4)
@@ -243,3 +244,31 @@ def test_closing_ends_what_is_under_way_and_frees_the_port(service: Service, tol
     assert answers == [200]
     with pytest.raises(OSError):
         socket.create_connection(("127.0.0.1", port), timeout=2)
+
+
+def test_one_that_says_nothing_after_its_answer_is_hung_up_and_one_that_goes_on_is_answered(service: Service) -> None:
+    with connected(service) as connection:
+        connection.sendall(b"GET /1 HTTP/1.0\r\nConnection: keep-alive\r\n\r\n")
+        assert b"Connection: keep-alive\r\n" in connection.recv(65536)
+        connection.sendall(b"\r\nHEAD /2 HTTP/1.1\r\n\r\n")
+        said = connection.recv(65536)
+        assert said.endswith(b"\r\n\r\n")
+        assert b"Content-Length: 0" not in said
+        assert to_the_end(connection) == b""
+
+
+def test_an_answer_is_whole_although_more_came_than_was_asked(service: Service) -> None:
+    for more in (b"\r\n", b"x" * 100_000):
+        with connected(service) as connection:
+            connection.sendall(b"POST /1 HTTP/1.1\r\nConnection: close\r\nContent-Length: 1\r\n\r\na" + more)
+            assert to_the_end(connection).count(b'"body": "a"') == 1
+
+
+def test_one_that_leaves_before_its_answer_takes_nothing_with_it(service: Service, told: Told) -> None:
+    for n in range(4):
+        with connected(service) as connection:
+            connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")  # resets when closed
+            connection.sendall(b"GET /slow HTTP/1.1\r\n\r\n")
+            eventually(lambda n=n: told.at_once == n + 1, "it is being answered", within_s=60)
+    told.go_on.set()
+    assert ask(service, "/still")[0] == 200
