@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
+from functools import partial
 
 import pytest
 
@@ -14,6 +15,10 @@ from the0.orchestrate.query_lines import WAITING_FOR_ONE_BOT, LineTooLong, Query
 
 def in_line(lines: QueryLines) -> int:
     return sum(len(line) for line in lines._lines.values())
+
+
+def are_in_line(lines: QueryLines, count: int) -> bool:
+    return in_line(lines) == count
 
 
 def test_one_at_a_time_and_in_order() -> None:
@@ -32,7 +37,7 @@ def test_one_at_a_time_and_in_order() -> None:
     with lines.turn("b", deadline=time.monotonic() + 60, begin=lambda: None):
         for n, thread in enumerate(threads):
             thread.start()
-            eventually(lambda n=n: in_line(lines) == n + 2, "it stands in line", within_s=60)
+            eventually(partial(are_in_line, lines, n + 2), "it stands in line", within_s=60)
         with lines.turn("other", deadline=time.monotonic(), begin=lambda: None):
             assert done == []
     for thread in threads:

@@ -9,6 +9,7 @@ import socket
 import threading
 import time
 from collections.abc import Iterator
+from functools import partial
 
 import pytest
 
@@ -265,10 +266,13 @@ def test_an_answer_is_whole_although_more_came_than_was_asked(service: Service) 
 
 
 def test_one_that_leaves_before_its_answer_takes_nothing_with_it(service: Service, told: Told) -> None:
+    def is_at(count: int) -> bool:
+        return told.at_once == count
+
     for n in range(4):
         with connected(service) as connection:
             connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")  # resets when closed
             connection.sendall(b"GET /slow HTTP/1.1\r\n\r\n")
-            eventually(lambda n=n: told.at_once == n + 1, "it is being answered", within_s=60)
+            eventually(partial(is_at, n + 1), "it is being answered", within_s=60)
     told.go_on.set()
     assert ask(service, "/still")[0] == 200
