@@ -16,7 +16,7 @@ from datetime import UTC, datetime
 from http import HTTPStatus
 from typing import Any, Final
 
-from the0 import answers, asking, names
+from the0 import answers, asking, canonical, names
 from the0.documents import BadBot, Bot, read
 from the0.errors import ExitCode, Fault, clip
 from the0.orchestrate.bots import BotStore
@@ -236,6 +236,10 @@ def question(body: bytes) -> Question:
         raise _Refused(HTTPStatus.BAD_REQUEST, "query_path is missing: give the path to ask, such as /status.")
     if params is not None and not isinstance(params, dict):
         raise _Refused(HTTPStatus.BAD_REQUEST, "params is no JSON object: leave it out or give one.")
+    try:
+        canonical.dumps(params)
+    except ValueError as reason:
+        raise _Refused(HTTPStatus.BAD_REQUEST, f"params cannot be handed to a bot: {clip(str(reason))}.") from reason
     timeout = asked.get("timeout_sec")
     if timeout is None:
         timeout = DEFAULT_TIMEOUT_S
