@@ -13,7 +13,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 PIP := $(PY) -m pip install --quiet --constraint constraints.txt
 CLIPPY := cargo clippy --quiet --locked --all-targets
 
-.PHONY: help build servers demo test bench lint format clean
+.PHONY: help build servers demo test fuzz bench lint format clean
 help: ## this list
 	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
@@ -25,7 +25,8 @@ $(VENV)/.tools: pyproject.toml constraints.txt
 	$(PIP) $$($(PY) -c "import tomllib; p = tomllib.load(open('pyproject.toml', 'rb'))['project']; print(*p['dependencies'], *p['optional-dependencies']['dev'])")
 	@touch $@
 
-RUST := $(shell find crates -name '*.rs' -o -name Cargo.toml) Cargo.toml Cargo.lock
+FUZZ := crates/statehash/fuzz
+RUST := $(shell find crates -path $(FUZZ) -prune -o -name '*.rs' -print -o -name Cargo.toml -print) Cargo.toml Cargo.lock
 $(VENV)/.built: $(VENV)/.tools $(RUST)
 	@echo "building the0 into $(VENV)"
 	@VIRTUAL_ENV=$(VENV) $(BIN)/maturin develop --release --locked --quiet >$(CACHE)/build.log 2>&1 || { cat $(CACHE)/build.log >&2; exit 1; }
@@ -43,6 +44,9 @@ test: build ## all tests; a part of them: make test ARGS="tests/sdk -k sleep"
 	cargo test --quiet --locked --workspace
 	$(BIN)/pytest $(ARGS)
 
+fuzz: ## the Rust core against damaged and forged input; each target FUZZ_S=15 seconds
+	$(FUZZ)/run
+
 bench: build ## measurements, kept in .cache/bench
 	$(PY) benches/run.py $(ARGS)
 
@@ -53,11 +57,13 @@ lint: $(VENV)/.built ## style, types and Rust's own advice
 	cargo fmt --all --check
 	$(CLIPPY) -- -D warnings
 	PYO3_PYTHON=$(PY) $(CLIPPY) --features python -- -D warnings
+	$(FUZZ)/run --lint
 
 format: $(VENV)/.tools ## rewrites the sources as `lint` wants them
 	$(BIN)/ruff check --fix --quiet . || true
 	$(BIN)/ruff format .
 	cargo fmt --all
+	cargo fmt --manifest-path $(FUZZ)/Cargo.toml
 
 clean: ## removes what was built; downloads and servers stay
-	rm -rf $(VENV) $(CACHE)/target $(CACHE)/ruff $(CACHE)/mypy $(CACHE)/pytest dist
+	rm -rf $(VENV) $(CACHE)/target $(CACHE)/fuzz $(CACHE)/ruff $(CACHE)/mypy $(CACHE)/pytest dist

@@ -12,7 +12,7 @@ from collections import defaultdict
 from pathlib import Path
 
 # Seconds on two cores with cold caches. A suite is a folder of tests/.
-STEPS_S = {"build": 600, "servers": 900, "test": 1800, "lint": 400}
+STEPS_S = {"build": 600, "servers": 900, "test": 1800, "fuzz": 240, "lint": 400}
 SUITES_S = dict.fromkeys(
     ("house", "objects", "sync", "execute", "languages", "hostile", "orchestrate", "conformance"), 480
 )

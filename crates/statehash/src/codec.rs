@@ -174,9 +174,18 @@ pub fn get_base(base: &[u8]) -> Result<(Catalog, Vec<u8>)> {
         }
     }
     for _ in 0..r.u32()? {
-        let path = r.sized()?.to_vec();
-        let (segment, born) = (r.u32()?, r.u32()?);
-        catalog.tombstones.insert(path, Tombstone { segment, born });
+        let path = r.sized()?;
+        let tombstone = Tombstone { segment: r.u32()?, born: r.u32()? };
+        if let Some(why) = paths::refusal(path) {
+            return Err(Error::format(format!("the index holds the removed path {}: {why}", shown(path))));
+        }
+        if tombstone.segment > catalog.last_id || tombstone.born > catalog.last_id {
+            return Err(Error::format("the index names an unknown segment"));
+        }
+        if catalog.tombstones.last_key_value().is_some_and(|(last, _)| last[..] >= *path) {
+            return Err(Error::format("the index's removed paths are out of order"));
+        }
+        catalog.tombstones.insert(path.to_vec(), tombstone);
     }
     if !r.is_empty() {
         return Err(Error::format("the index holds more than it should"));
@@ -284,6 +293,36 @@ mod tests {
         bytes.extend(b"\x05\0\0\0\0\0\0\0\x06\0\0\0\0\0\0\0\x01\0\0\0\x04\0\0\0gone\x03\0\0\0\x03");
         assert_eq!(put_staged(&staged(Vec::new())), bytes);
         assert_eq!(get_staged(&bytes).expect("read"), staged(Vec::new()));
+    }
+
+    /// A removal is carried into new segments, so a path that no reader accepts would make these unreadable.
+    #[test]
+    fn removed_paths_that_we_never_write_are_refused() {
+        let base = |removed: &[(&[u8], u32, u32)]| {
+            let mut out = [0u32, 2, 0, 0, removed.len() as u32].map(u32::to_le_bytes).concat();
+            for (path, segment, born) in removed {
+                put_sized(&mut out, path);
+                out.extend([segment.to_le_bytes(), born.to_le_bytes()].concat());
+            }
+            out
+        };
+        let good = base(&[(b"a", 2, 1), (b"b/c", 1, 1)]);
+        let (catalog, meta) = get_base(&good).expect("read");
+        let mut again = Vec::new();
+        put_base(&mut again, &catalog, &meta);
+        assert_eq!(again, good);
+        for removed in [
+            &[(&b"../x"[..], 2, 1)][..],
+            &[(b"", 2, 1)],
+            &[(b".the0/x", 2, 1)],
+            &[(&[b'a'; 300], 2, 1)],
+            &[(b"a", 3, 1)],
+            &[(b"a", 1, 3)],
+            &[(b"a", 1, 1), (b"a", 2, 1)],
+            &[(b"b", 1, 1), (b"a", 2, 1)],
+        ] {
+            assert!(matches!(get_base(&base(removed)), Err(Error::Format(_))), "{removed:?}");
+        }
     }
 
     #[test]

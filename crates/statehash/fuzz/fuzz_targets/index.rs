@@ -15,6 +15,7 @@ use statehash_fuzz::commits::packed;
 use statehash_fuzz::input::Input;
 use statehash_fuzz::place::Place;
 use statehash_fuzz::rows;
+use statehash_fuzz::seeds::sow;
 
 static PLACE: LazyLock<Place> = LazyLock::new(|| {
     let place = Place::new();
@@ -60,7 +61,36 @@ fn readable(segment: &[u8]) {
     }
 }
 
-fuzz_target!(|data: &[u8]| {
+/// An index of ours with one of everything, removals too, and the log of one commit more.
+fn seeds() -> [Vec<u8>; 1] {
+    let root = PLACE.path().join("root");
+    let mut index = Index::default();
+    let mut staged = Vec::new();
+    let mut base = Vec::new();
+    for n in 0..3 {
+        let (link, gone) = (root.join("gone"), root.join("d/gone"));
+        if n == 0 {
+            std::fs::write(&link, b"").and_then(|()| std::fs::write(&gone, b"soon")).expect("write");
+        } else {
+            std::fs::remove_file([&gone, &link][n - 1]).expect("remove");
+        }
+        let (pack, segments) = packed(&root, &index, &[], 1);
+        let keys: Vec<_> = segments.iter().map(|_| format!("k{n}")).collect();
+        let next = pack.staged(&index, &keys, b"meta").expect("staged");
+        (base, staged) = (Vec::new(), put_staged(&next));
+        put_base(&mut base, index.catalog(), b"meta");
+        index.stage(next).and_then(|()| index.confirm(b"meta")).expect("commit");
+    }
+    let mut seed = Vec::new();
+    for (kind, bytes) in [(None, &base[..]), (Some(0), &staged), (Some(1), b"confirmed"), (Some(3), b"more")] {
+        seed.extend(kind);
+        seed.extend((bytes.len() as u16).to_le_bytes());
+        seed.extend(bytes);
+    }
+    [seed]
+}
+
+fuzz_target!(init: sow(seeds()), |data: &[u8]| {
     let mut input = Input::new(data);
     let len = input.u16();
     let base = input.bytes(len.into());

@@ -13,6 +13,7 @@ use statehash::error::{Error, Result};
 use statehash::unzip::{unzip, Limits, Unzipped};
 use statehash_fuzz::input::Input;
 use statehash_fuzz::place::{read, Entry, Place};
+use statehash_fuzz::seeds::sow;
 use zip::write::SimpleFileOptions;
 use zip::{CompressionMethod, ZipWriter};
 
@@ -57,7 +58,7 @@ fn contents(result: &Result<Unzipped>) -> Vec<Vec<u8>> {
     contents
 }
 
-/// An archive of ours, and the contents of its files.
+/// An archive of ours, and what its entries hold.
 fn ours(input: &mut Input<'_>) -> Option<(Vec<u8>, Vec<Vec<u8>>)> {
     let mut writer = ZipWriter::new(Cursor::new(Vec::new()));
     let mut contents = Vec::new();
@@ -67,7 +68,9 @@ fn ours(input: &mut Input<'_>) -> Option<(Vec<u8>, Vec<Vec<u8>>)> {
         let options = SimpleFileOptions::default().compression_method(method).unix_permissions(input.pick(&MODES));
         // Names that occur twice are refused by the writer.
         if name.ends_with('/') {
+            // Nothing guards a name: without its slash it is an empty file's.
             writer.add_directory(name, options).ok()?;
+            contents.push(Vec::new());
             continue;
         }
         let times = usize::from(input.u8()) + 1;
@@ -79,7 +82,21 @@ fn ours(input: &mut Input<'_>) -> Option<(Vec<u8>, Vec<Vec<u8>>)> {
     Some((writer.finish().ok()?.into_inner(), contents))
 }
 
-fuzz_target!(|data: &[u8]| {
+/// An archive with one of each, the end of one file told in 64 bits, and something before it all.
+fn seeds() -> [Vec<u8>; 2] {
+    let mut writer = ZipWriter::new(Cursor::new(Vec::new()));
+    let deflated = SimpleFileOptions::default().compression_method(CompressionMethod::Deflated).unix_permissions(0o755);
+    let stored = SimpleFileOptions::default().compression_method(CompressionMethod::Stored).large_file(true);
+    writer.add_directory("d/", deflated).expect("folder");
+    writer.start_file("d/f", deflated).and_then(|()| Ok(writer.write_all(&[b'x'; 300])?)).expect("file");
+    writer.start_file("main.py", stored).and_then(|()| Ok(writer.write_all(b"print()")?)).expect("file");
+    writer.set_comment("a comment");
+    let archive = writer.finish().expect("finish").into_inner();
+    let after = [b"#!/bin/sh\n".as_slice(), &archive].concat();
+    [archive, after]
+}
+
+fuzz_target!(init: sow(seeds()), |data: &[u8]| {
     let Some((b'w', rest)) = data.split_first() else {
         let result = run(data, 1);
         contents(&result);

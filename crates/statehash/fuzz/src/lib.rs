@@ -4,6 +4,7 @@
 pub mod commits;
 pub mod input;
 pub mod place;
+pub mod seeds;
 pub mod segments;
 
 use std::os::fd::OwnedFd;
