@@ -38,6 +38,7 @@ from the0.sync.local import Origin, StateFolder
 from the0.sync.restore import restore
 from the0.sync.start import start
 from trees import SHAPES, Plain, Shape, change_page, make
+from wake import wakes
 
 BUCKETS = Buckets(code="bench-code", state="bench-state", logs="bench-logs")
 PLAIN_BUCKET = "bench-plain"
@@ -134,6 +135,7 @@ class Bench:
             self._small_change(shape, bot, committer)
             if shape.large_bytes:
                 self._page(shape, bot, committer)
+            self._wakes(shape, bot, committer)
         if shape.name in "bcd":
             self._restores(shape, bot)
         self._memory(shape, bot)
@@ -212,6 +214,16 @@ class Bench:
         self._add(shape, "one small file changed, local work", "ms", local, bound)
         self._add(shape, "the same, sent", "KiB", sent, 16)
         self._add(shape, "the same, PUTs", "", puts, 2)
+
+    def _wakes(self, shape: Shape, bot: Bot, committer: Committer) -> None:
+        def change(number: int) -> None:
+            (bot.tree / "changing").write_bytes(f"woken {number}".encode())
+
+        with StateFolder(bot.settings.paths.state) as folder:
+            found = wakes(bot.settings, bot.store, folder, committer, runs=self._runs, change=change)
+        self._add(shape, "woken by inotify, one file changed, local work", "ms", [wake.local_ms for wake in found], 5)
+        self._add(shape, "the same, waiting for the store", "ms", [wake.store_ms for wake in found])
+        self._add(shape, "the same, CPU with the wait for quiet", "ms", [wake.cpu_ms for wake in found])
 
     def _page(self, shape: Shape, bot: Bot, committer: Committer) -> None:
         local, sent, read = [], [], []
@@ -304,7 +316,7 @@ class Bench:
         self._add(shape, "memory of a restore, above the interpreter", "MiB", [peak("restore") - bare], 128)
 
     def _rivals(self, shape: Shape, bot: Bot) -> None:
-        for rival in rivals.ALL:
+        for number, rival in enumerate(rivals.ALL):
             if not rival.there():
                 print(f"{rival.name} is not installed: left out.", file=sys.stderr)
                 continue
@@ -318,7 +330,8 @@ class Bench:
             requests, sent = one.counted()
             self._add(shape, f"{rival.name}: one small file changed, sent", "KiB", [sent / 1024], requests=requests)
             if shape.large_bytes:
-                change_page(bot.tree, 99)
+                # Another content for each: one that was there before is found to be the same and not sent.
+                change_page(bot.tree, 99 + number)
                 _, sent = one.counted()
                 self._add(shape, f"{rival.name}: one page changed, sent", "KiB", [sent / 1024])
             one.remove()
