@@ -94,16 +94,17 @@ def ask(
 class Asked:
     """A question that is under way."""
 
-    def __init__(self, connection: socket.socket, *, place: str, unsent: bytes) -> None:
+    def __init__(self, connection: socket.socket, *, place: str, unsent: bytes, size_bytes: int) -> None:
         self._connection = connection
         self._place = place
         self._unsent = unsent
+        self._size_bytes = size_bytes
 
     def answer(self, *, deadline: float, limit_bytes: int = ANSWER_BYTES) -> Answer:
         """Once. Raises as `ask` does."""
         if self._unsent:
             self._write(deadline)
-        return _read(self._connection, deadline, limit_bytes)
+        return _read(self._connection, deadline, limit_bytes, size_bytes=self._size_bytes)
 
     def close(self) -> None:
         """Idempotent."""
@@ -124,6 +125,7 @@ def begin(host: str, port: int, *, path: str, params: Mapping[str, Any]) -> Aske
     """Asks as far as that goes without waiting; `host` is an address rather than a name, which would be looked up. Raises
     NotListening."""
     unsent = request(host, port, path=path, params=params)
+    size_bytes = len(unsent)
     place = f"{host}:{port}"
     connection = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET, socket.SOCK_STREAM)
     try:
@@ -139,10 +141,10 @@ def begin(host: str, port: int, *, path: str, params: Mapping[str, Any]) -> Aske
             unsent = unsent[connection.send(unsent) :]
         except BlockingIOError:
             pass  # the connection takes its time
-        return Asked(connection, place=place, unsent=unsent)
+        return Asked(connection, place=place, unsent=unsent, size_bytes=size_bytes)
     except OSError as reason:
         if _hung_up(reason):
-            return Asked(connection, place=place, unsent=b"")
+            return Asked(connection, place=place, unsent=b"", size_bytes=size_bytes)
         connection.close()
         raise _nobody(place, reason) from reason
     except NotListening:
@@ -179,7 +181,7 @@ def _nobody(place: str, reason: OSError) -> NotListening:
     return NotListening(f"No query process listens at {place} ({clip(reason.strerror or str(reason))}).")
 
 
-def _read(connection: socket.socket, deadline: float, limit_bytes: int) -> Answer:
+def _read(connection: socket.socket, deadline: float, limit_bytes: int, *, size_bytes: int) -> Answer:
     said = bytearray()
     while True:
         wait_s = _left_s(deadline)
@@ -191,8 +193,13 @@ def _read(connection: socket.socket, deadline: float, limit_bytes: int) -> Answe
             if whole is not None:
                 return whole
             raise TooLate("The query process did not answer in time.") from reason
-        except OSError:
-            piece = b""  # a connection that is torn down ends the stream, too
+        except OSError as reason:
+            if size_bytes > ONE_READ_BYTES:
+                # Torn down means that it left a part of the question unread: what it says is about other params, and may be cut.
+                raise NoAnswer(
+                    f"The query process read only a part of the question, which has {size_bytes:,} bytes: ask with smaller params."
+                ) from reason
+            piece = b""  # the stream ends there, too
         if not piece:
             return whole if whole is not None else _answer(bytes(said))
         said += piece
