@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from the0 import canonical
 from the0.errors import ExitCode, Permanent, clip
 
 ANSWER_BYTES = 32 << 20
@@ -45,7 +46,7 @@ def parsed(body: bytes, *, status: int = 200) -> Answer:
         raise AnswerTooLarge(f"The query process answered over {ANSWER_VALUES:,} values: ask for less.")
     try:
         text = body.decode("utf-8-sig").strip()
-        value = _JSON.decode(text)
+        value = canonical.DECODER.decode(text)
     except (ValueError, RecursionError) as reason:
         raise NoAnswer(f"The query process answered something that is no JSON: {clip(str(reason))}.") from reason
     if not isinstance(value, dict):
@@ -63,10 +64,3 @@ def extended(text: str, fields: Mapping[str, Any]) -> str:
 def _values(body: bytes) -> int:
     outside = _STRING.sub(b"", body)
     return sum(outside.count(mark) for mark in (b",", b"[", b"{"))
-
-
-def _refuse_constant(name: str) -> Any:
-    raise ValueError(f"{name} is not JSON")
-
-
-_JSON = json.JSONDecoder(parse_constant=_refuse_constant)

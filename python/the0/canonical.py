@@ -28,7 +28,7 @@ def loads_object(text: str | bytes) -> dict[str, Any]:
     """A JSON object, strictly: no NaN, no number beyond a double, no name twice. ValueError says what is wrong."""
     try:
         value = json.loads(
-            text, parse_constant=_refuse_constant, parse_float=_finite_float, object_pairs_hook=_object_of
+            text, parse_constant=refuse_constant, parse_float=_finite_float, object_pairs_hook=_object_of
         )
     except RecursionError as reason:
         raise ValueError("it is nested too deeply") from reason
@@ -55,8 +55,13 @@ def _key(key: Any) -> str:
     return key
 
 
-def _refuse_constant(name: str) -> Any:
+def refuse_constant(name: str) -> Any:
+    """As `parse_constant`: Python's own reader takes NaN and infinities. Raises ValueError."""
     raise ValueError(f"{name} is not JSON")
+
+
+DECODER = json.JSONDecoder(parse_constant=refuse_constant)
+"""Reads any JSON value: ValueError for what is none, RecursionError for what is nested too deeply."""
 
 
 def _finite_float(text: str) -> float:

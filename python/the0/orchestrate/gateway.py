@@ -224,7 +224,7 @@ def _status_of(fault: Fault) -> HTTPStatus:
 def question(body: bytes) -> Question:
     """What a `POST /query` asks. Raises _Refused with 400."""
     try:
-        asked = _JSON.decode(body.decode("utf-8"))
+        asked = canonical.DECODER.decode(body.decode("utf-8"))
     except (ValueError, RecursionError) as reason:
         raise _Refused(HTTPStatus.BAD_REQUEST, f"The body is no JSON: {clip(str(reason))}.") from reason
     if not isinstance(asked, dict):
@@ -277,13 +277,6 @@ def _error(status: int, sentence: str, began: float) -> Reply:
 
 def _nanoseconds(began: float) -> int:
     return int((time.monotonic() - began) * 1e9)
-
-
-def _refuse_constant(name: str) -> Any:
-    raise ValueError(f"{name} is not JSON")
-
-
-_JSON: Final = json.JSONDecoder(parse_constant=_refuse_constant)
 
 
 def _now() -> str:

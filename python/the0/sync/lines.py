@@ -9,7 +9,9 @@ from __future__ import annotations
 import time
 from json.decoder import JSONDecoder
 from json.encoder import encode_basestring
-from typing import Any, Final
+from typing import Final
+
+from the0.canonical import refuse_constant
 
 LINE_LIMIT_BYTES: Final = 1 << 20
 """A longer line is cut to its first LINE_LIMIT_BYTES; a line of ours after it says how long it was."""
@@ -127,9 +129,5 @@ def _cut_notice(left_out_bytes: int, *, now_s: float) -> bytes:
     return ours(f"a line of {whole} bytes was cut to its first {LINE_LIMIT_BYTES}", level="warn", now_s=now_s)
 
 
-def _refuse_constant(name: str) -> Any:
-    raise ValueError(f"{name} is not JSON")
-
-
 # Only the shape matters: `len` takes a number's text at any length, where int() refuses 4,300 digits.
-_decode = JSONDecoder(parse_constant=_refuse_constant, parse_int=len).raw_decode
+_decode = JSONDecoder(parse_constant=refuse_constant, parse_int=len).raw_decode

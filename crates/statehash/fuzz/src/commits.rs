@@ -2,14 +2,13 @@
 
 use std::os::fd::AsFd;
 use std::path::Path;
-use std::sync::Arc;
 
 use statehash::index::Index;
-use statehash::pack::{self, Pack};
+use statehash::pack::Pack;
 use statehash::scan::{scan, Options};
 use statehash::segment::Segment;
 
-use crate::folder;
+use crate::{folder, shared};
 
 /// The pack of what changed and of what still counts in the segments of these keys, at its end.
 pub fn packed(root: &Path, index: &Index, carried: &[String], threads: usize) -> (Pack, Vec<Segment>) {
@@ -18,11 +17,5 @@ pub fn packed(root: &Path, index: &Index, carried: &[String], threads: usize) ->
     if !carried.is_empty() {
         found = found.carry(index, carried).expect("carry");
     }
-    let options = pack::Options { segment_bytes: 1 << 20, max_file_bytes: None, threads };
-    let mut pack = Pack::new(folder(root), Arc::new(found), options);
-    let mut segments = Vec::new();
-    while let Some(segment) = pack.next(index, &|| Ok(())).expect("next") {
-        segments.push(segment);
-    }
-    (pack, segments)
+    shared::packed(root, found, index, threads)
 }

@@ -5,22 +5,18 @@ use std::os::fd::AsFd;
 use statehash::compare::differences;
 use statehash::error::{Error, Result};
 use statehash::replay::{Limits, Replay};
-use statehash::segment::{compress, Builder, Records, Segment};
+use statehash::segment::{Records, Segment};
 use statehash::unpack::Restore;
 
 use crate::place::Place;
 use crate::rows;
+use crate::shared::raw_segment;
 
 pub const LIMITS: Limits = Limits { max_bytes: Some(16 << 20), max_entries: 1000 };
 
 /// A segment of one chunk, whatever its records are; those that count end at the first that is refused.
 pub fn of_records(raw: &[u8]) -> Segment {
-    let mut builder = Builder::new(Vec::new(), raw.len());
-    let mut zstd = zstd::bulk::Compressor::new(1).expect("zstd");
-    let mut frame = Vec::new();
-    compress(&mut zstd, raw, &mut frame).expect("compress");
-    builder.push(&frame, raw.len(), Records::new(raw).count() as u64);
-    builder.finish()
+    raw_segment(raw, Records::new(raw).count() as u64)
 }
 
 pub fn digest(bytes: &[u8]) -> String {
