@@ -107,6 +107,9 @@ class Scan:
     def carry(self, index: Index, keys: list[str]) -> Scan:
         """This scan, and all that still counts in the index's segments of these keys, removals included: its pack stores that anew,
         so that they can be dropped. ValueError for an unknown key, or if the index changed since the scan."""
+    def keep(self, paths: list[bytes]) -> Scan:
+        """This scan without these files, also for all folds of its pack: each stays as it is stored (absent if it is not), unless its
+        folder is gone or something else than a file is there now. After `carry`, if that is called as well."""
     files: int
     bytes: int
     """Of the whole tree as it is now. (Last, since the name hides the type.)"""
@@ -123,6 +126,7 @@ def scan(
     """Walks the tree below root_fd: getdents and statx only, no file opened. `skip` is a top-level name left out, as `.the0` always is.
     With a watch every folder is watched before it is read; where `whole` is False, only folders that the watch has news of are read, and
     what lies below them that is new (all of it after all where the watch is blind, or where a file that changed has several names).
+    The `-shm` file of a SQLite database is left out, too: it is made anew from the `-wal`.
     An entry counts as unchanged when kind, mode, size, mtime_ns, ctime_ns and inode are the index's and its
     times are older than the look that recorded them by more than the clock's granularity."""
 
@@ -206,6 +210,15 @@ class Pack:
         """After the end: looks for what changed since, holding the tree against what the index and this pack add up to; further calls of
         `next` pack it, into segments of the same commit. With the watch of the pack's scan only folders with news since are read.
         Without one the whole tree is walked, and a file changed within the clock's granularity counts as changed."""
+    def replace(self, root_fd: int, paths: list[bytes]) -> Scan:
+        """After the end: further calls of `next` pack these files as they are below root_fd, a folder of copies that bear mode and time of
+        their originals; one that is not there is removed. The index sees them as changed at the next look. Those whose folder is not stored
+        are passed over."""
+    def differing(self, paths: list[bytes]) -> list[bytes]:
+        """After the end: those that are not, by their metadata now, what the index and this pack add up to, or too fresh to tell."""
+    @property
+    def databases(self) -> list[bytes]:
+        """After the end: main files of SQLite databases that were read, and those (which may be none) whose `-wal` or `-journal` changed."""
     @property
     def empty(self) -> bool:
         """After the end: nothing differed from the index (a racy or touched-back file); no generation is needed, but staging

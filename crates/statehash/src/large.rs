@@ -38,6 +38,8 @@ pub struct Found {
     pub short: Option<u64>,
     /// A block is not what the index says, although nothing shows a change; none of the range was stored.
     pub doubt: bool,
+    /// It begins like a SQLite database.
+    pub database: bool,
 }
 
 pub struct Large {

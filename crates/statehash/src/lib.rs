@@ -10,6 +10,7 @@
 //! | [`tree`], [`catalog`] | paths in memory; what the segments add up to |
 //! | [`index`], [`journal`], [`codec`] | the catalog of the last commit; its file: a base and an append log; how it is written |
 //! | [`block`], [`segment`] | digests of 64 KiB blocks; the format of segments |
+//! | [`database`] | which files are SQLite's |
 //! | [`read`], [`pack`], [`worker`], [`large`] | one file read unchanged; read, hash and compress in one pass |
 //! | [`carry`] | what still counts in some segments stored anew, so that they can be dropped |
 //! | [`replay`], [`unpack`] | segments played back into a catalog, onto a disk |
@@ -23,6 +24,7 @@ pub mod carry;
 pub mod catalog;
 pub mod codec;
 pub mod compare;
+pub mod database;
 pub mod error;
 pub mod index;
 pub mod journal;

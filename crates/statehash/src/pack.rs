@@ -8,23 +8,28 @@
 //! What changed while a pack was made can be folded in: another scan, held against what the index and this pack add up
 //! to, packed by further calls of `next` into segments of the same commit.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::os::fd::{AsFd, OwnedFd};
 use std::panic::{catch_unwind, AssertUnwindSafe};
 use std::sync::{mpsc, Arc, Mutex};
 
+use rustix::fs::{Mode, OFlags};
+use rustix::io::Errno;
+
+use crate::beneath;
 use crate::block;
 use crate::catalog::{Change, Op};
+use crate::database;
 use crate::error::{Error, Pulse, Result};
 use crate::index::{Index, Staged};
 use crate::large::{Large, Next};
 use crate::paths;
 use crate::pool::Pool;
 use crate::read::{self, Look};
-use crate::scan::{self, Scan};
+use crate::scan::{self, Scan, Seen};
 use crate::segment::{Builder, Segment};
 use crate::tree::Tree;
-use crate::walk::{now, stat_fd, Kind};
+use crate::walk::{now, stat_fd, Kind, Stat};
 use crate::watch::Watch;
 use crate::worker::{Done, Job, Worker, CHUNK};
 
@@ -42,6 +47,8 @@ pub struct Options {
 
 pub struct Pack {
     root: Arc<OwnedFd>,
+    /// What is read from: the root, or a folder of copies.
+    source: Arc<OwnedFd>,
     scan: Arc<Scan>,
     /// The scan before any fold; what it carries may be dropped at the end.
     first: Arc<Scan>,
@@ -69,6 +76,8 @@ pub struct Pack {
     pub incomplete: Vec<Vec<u8>>,
     /// What could not be carried, since it cannot be read or is not what the index says.
     pub doubtful: Vec<Vec<u8>>,
+    /// What was read and begins like a SQLite database.
+    read_databases: BTreeSet<Vec<u8>>,
     pub moved: bool,
     finished: bool,
     failed: bool,
@@ -77,8 +86,10 @@ pub struct Pack {
 impl Pack {
     pub fn new(root: OwnedFd, scan: Arc<Scan>, options: Options) -> Self {
         let incomplete = scan.unreadable.clone();
+        let root = Arc::new(root);
         Self {
-            root: Arc::new(root),
+            source: Arc::clone(&root),
+            root,
             stamp: scan.stamp,
             first: Arc::clone(&scan),
             scan,
@@ -99,6 +110,7 @@ impl Pack {
             segments: Vec::new(),
             incomplete,
             doubtful: Vec::new(),
+            read_databases: BTreeSet::new(),
             moved: false,
             finished: false,
             failed: false,
@@ -176,6 +188,75 @@ impl Pack {
         watch: Option<&Watch>,
         pulse: Pulse<'_>,
     ) -> Result<Arc<Scan>> {
+        let held = self.take_held(index)?;
+        let found = match watch {
+            Some(watch) => scan::watched(self.root.as_fd(), &held, options, watch, Some(self.scan.news), pulse)?,
+            None => scan::scan(self.root.as_fd(), &held, options, pulse)?,
+        };
+        let found = if self.first.kept.is_empty() { found } else { found.keep(&self.first.kept) };
+        // What is looked into again says anew whether it can be stored.
+        let again = |path: &Vec<u8>| {
+            found.changed.binary_search_by(|s| s.path.cmp(path)).is_ok() || found.removed.binary_search(path).is_ok()
+        };
+        self.incomplete.retain(|path| !again(path));
+        self.incomplete.extend(found.unreadable.iter().cloned());
+        self.incomplete.sort_unstable();
+        self.incomplete.dedup();
+        self.moved = false;
+        let root = Arc::clone(&self.root);
+        Ok(self.go_on(root, held, found))
+    }
+
+    /// The same with these files only, as they are below another folder; one that is not there is removed. Those are passed over
+    /// whose folder is not stored.
+    pub fn replace(&mut self, index: &Index, root: OwnedFd, paths: &[Vec<u8>]) -> Result<Arc<Scan>> {
+        let held = self.take_held(index)?;
+        let former = &self.scan;
+        let mut found = Scan { look: now(), stamp: former.stamp, news: former.news, ..Scan::default() };
+        for path in paths.iter().cloned().collect::<BTreeSet<_>>() {
+            let (node, dir) = (held.tree().get(&path), paths::split(&path).0);
+            if node.is_some_and(|n| n.dir().is_some()) || (!dir.is_empty() && held.tree().dir(dir).is_none()) {
+                continue;
+            }
+            match stat(&root, &path)? {
+                Some(stat) if stat.kind == Kind::File => found.changed.push(Seen { path, stat }),
+                _ if node.is_some() => found.removed.push(path),
+                _ => {}
+            }
+        }
+        Ok(self.go_on(Arc::new(root), held, found))
+    }
+
+    /// Those of these paths that are not, as far as metadata and the clock's granularity can tell, what the index and this
+    /// pack add up to.
+    pub fn differing(&mut self, index: &Index, paths: &[Vec<u8>]) -> Result<Vec<Vec<u8>>> {
+        let held = self.take_held(index)?;
+        let mut differing = Vec::new();
+        for path in paths {
+            let node = held.tree().get(path);
+            let same = match (stat(&self.root, path)?, node) {
+                (Some(stat), Some(node)) => node.is_file() && stat.kind == Kind::File && stat.settled(&node.meta),
+                (None, None) => true,
+                _ => false,
+            };
+            if !same {
+                differing.push(path.clone());
+            }
+        }
+        self.held = Some(Arc::new(held));
+        self.failed = false;
+        Ok(differing)
+    }
+
+    /// SQLite databases of which something was read or changed: the paths of the main files, of which some need not be there.
+    pub fn databases(&self) -> Vec<Vec<u8>> {
+        let mut found = self.read_databases.clone();
+        found.extend(self.changes.iter().filter_map(|c| database::of_companion(&c.path)).map(<[u8]>::to_vec));
+        found.into_iter().collect()
+    }
+
+    /// What the index and this pack, which is at its end, add up to. The pack fails unless it is put back.
+    fn take_held(&mut self, index: &Index) -> Result<Index> {
         if !self.finished || self.failed {
             return Err(Error::Misuse("the pack is not at its end".into()));
         }
@@ -193,28 +274,21 @@ impl Pack {
         let (segments, changes) = self.folded;
         let held = held.with_changes(&self.segments[segments..], &self.changes[changes..])?;
         self.folded = (self.segments.len(), self.changes.len());
-        let found = match watch {
-            Some(watch) => scan::watched(self.root.as_fd(), &held, options, watch, Some(self.scan.news), pulse)?,
-            None => scan::scan(self.root.as_fd(), &held, options, pulse)?,
-        };
-        // What is looked into again says anew whether it can be stored.
-        let again = |path: &Vec<u8>| {
-            found.changed.binary_search_by(|s| s.path.cmp(path)).is_ok() || found.removed.binary_search(path).is_ok()
-        };
-        self.incomplete.retain(|path| !again(path));
-        self.incomplete.extend(found.unreadable.iter().cloned());
-        self.incomplete.sort_unstable();
-        self.incomplete.dedup();
+        Ok(held)
+    }
+
+    fn go_on(&mut self, source: Arc<OwnedFd>, held: Index, found: Scan) -> Arc<Scan> {
+        self.source = source;
         self.held = Some(Arc::new(held));
         self.scan = Arc::new(found);
         (self.drops, self.next) = (0, 0);
         self.finished = self.scan.changed.is_empty() && self.scan.removed.is_empty();
-        (self.moved, self.failed) = (false, false);
-        Ok(Arc::clone(&self.scan))
+        self.failed = false;
+        Arc::clone(&self.scan)
     }
 
     fn build(&mut self, tree: &Tree, pulse: Pulse<'_>) -> Result<Option<Segment>> {
-        let (root, scan) = (Arc::clone(&self.root), Arc::clone(&self.scan));
+        let (root, scan) = (Arc::clone(&self.source), Arc::clone(&self.scan));
         let left: u64 = scan.changed[self.next..].iter().map(|s| s.stat.size).sum();
         let entries = scan.changed.len() - self.next + scan.removed.len() - self.drops;
         let busy = self.large.is_some() || left > ALONE_BYTES || entries > ALONE_ENTRIES;
@@ -341,7 +415,7 @@ impl Pack {
     /// Opens a large file for reading in ranges; a job if it is none any more.
     fn begin(&mut self, tree: &Tree, at: usize) -> Result<Option<Job>> {
         let path = &self.scan.changed[at].path;
-        let fd = match read::open(self.root.as_fd(), path)? {
+        let fd = match read::open(self.source.as_fd(), path)? {
             Ok(fd) => fd,
             Err(Look::Denied) => {
                 let untouched = self.scan.carry.untouched(path);
@@ -395,6 +469,7 @@ impl Pack {
             self.taken += 1;
             self.incomplete.append(&mut done.incomplete);
             self.doubtful.append(&mut done.doubtful);
+            self.read_databases.extend(done.databases);
             self.grown.append(&mut done.grown);
             self.moved |= done.moved;
         }
@@ -428,6 +503,15 @@ impl Pack {
     fn note(&mut self, path: Vec<u8>, op: Op) {
         let segment = if matches!(op, Op::Refresh(_)) { 0 } else { self.number() };
         Arc::make_mut(&mut self.changes).push(Change { path, segment, op });
+    }
+}
+
+/// What is at that path, links not followed; None where nothing is.
+fn stat(root: &OwnedFd, path: &[u8]) -> Result<Option<Stat>> {
+    match beneath::open(root.as_fd(), path, OFlags::PATH, Mode::empty()).and_then(|fd| stat_fd(fd.as_fd())) {
+        Ok(stat) => Ok(Some(stat)),
+        Err(Errno::NOENT | Errno::NOTDIR | Errno::LOOP) => Ok(None),
+        Err(e) => Err(Error::os(path, e)),
     }
 }
 

@@ -366,6 +366,10 @@ mod statehash {
             let core = detached(py, |_| scan.carry(index, &keys))?;
             Ok(Scan { core: Arc::new(core) })
         }
+
+        fn keep(&self, py: Python<'_>, paths: Vec<Vec<u8>>) -> Scan {
+            Scan { core: Arc::new(py.detach(|| self.core.keep(&paths))) }
+        }
     }
 
     #[pyfunction(name = "scan")]
@@ -577,6 +581,27 @@ mod statehash {
             let options = scan::Options { skip, threads: count(threads), all: false };
             let core = detached(py, |pulse| core.fold(index, &options, watch, pulse))?;
             Ok(Scan { core })
+        }
+
+        fn replace(&mut self, py: Python<'_>, root_fd: Fd, paths: Vec<Vec<u8>>) -> PyResult<Scan> {
+            let Self { core, index } = self;
+            let (root, index) = (root_fd.own()?, index.try_borrow(py)?);
+            let index = &index.core;
+            let core = detached(py, |_| core.replace(index, root, &paths))?;
+            Ok(Scan { core })
+        }
+
+        fn differing<'py>(&mut self, py: Python<'py>, paths: Vec<Vec<u8>>) -> PyResult<Vec<Bound<'py, PyBytes>>> {
+            let Self { core, index } = self;
+            let index = index.try_borrow(py)?;
+            let index = &index.core;
+            let found = detached(py, |_| core.differing(index, &paths))?;
+            Ok(found.iter().map(|p| PyBytes::new(py, p)).collect())
+        }
+
+        #[getter]
+        fn databases<'py>(&self, py: Python<'py>) -> Vec<Bound<'py, PyBytes>> {
+            self.core.databases().iter().map(|p| PyBytes::new(py, p)).collect()
         }
 
         #[getter]

@@ -7,6 +7,7 @@ use rustix::io::Errno;
 
 use crate::beneath;
 use crate::carry::Carry;
+use crate::database;
 use crate::error::{Error, Pulse, Result};
 use crate::index::Index;
 use crate::paths;
@@ -44,12 +45,33 @@ pub struct Scan {
     pub news: u64,
     /// All folders were read.
     pub whole: bool,
+    /// Left as they are stored, whatever is there now, see `keep`; sorted.
+    pub kept: Vec<Vec<u8>>,
 }
 
 impl Scan {
     pub fn touches(&self, prefix: &[u8]) -> bool {
         let hit = |path: &[u8]| paths::at_or_below(path, prefix);
         self.changed.iter().any(|s| hit(&s.path)) || self.removed.iter().any(|p| hit(p))
+    }
+
+    /// This scan, without these files: each stays as it is stored, absent if it is not, unless its folder is gone or it is no
+    /// file any more.
+    pub fn keep(&self, paths: &[Vec<u8>]) -> Scan {
+        let mut found = self.clone();
+        found.kept.extend_from_slice(paths);
+        found.kept.sort_unstable();
+        found.kept.dedup();
+        let kept = |path: &[u8]| found.kept.binary_search_by(|p| p[..].cmp(path)).is_ok();
+        let folder_stays = |path: &[u8]| {
+            let dir = paths::split(path).0;
+            let replaced = |at: usize| self.changed[at].stat.kind != Kind::Dir;
+            self.removed.binary_search_by(|p| p[..].cmp(dir)).is_err()
+                && !self.changed.binary_search_by(|s| s.path[..].cmp(dir)).is_ok_and(replaced)
+        };
+        found.changed.retain(|seen| seen.stat.kind != Kind::File || !kept(&seen.path));
+        found.removed.retain(|path| !kept(path) || !folder_stays(path));
+        found
     }
 }
 
@@ -235,8 +257,9 @@ impl Walk<'_> {
             if folder.path.is_empty() && (name == options.skip || name == paths::RESERVED) {
                 continue;
             }
-            if stat.kind == Kind::Special {
-                if out.specials.len() < SPECIALS {
+            let shared = stat.kind == Kind::File && database::is_shared_memory(root, &folder.path, name);
+            if stat.kind == Kind::Special || shared {
+                if !shared && out.specials.len() < SPECIALS {
                     out.specials.push(paths::join(&folder.path, name));
                 }
                 if let Some(node) = node {

@@ -7,6 +7,7 @@ use std::sync::Arc;
 
 use crate::block::{self, Digest, BLOCK};
 use crate::catalog::{Change, Op};
+use crate::database;
 use crate::error::{Error, Result};
 use crate::large::{Found, Source};
 use crate::pool::Pool;
@@ -41,6 +42,7 @@ pub struct Done {
     pub pieces: VecDeque<Piece>,
     pub incomplete: Vec<Vec<u8>>,
     pub doubtful: Vec<Vec<u8>>,
+    pub databases: Vec<Vec<u8>>,
     /// Places in the scan of files that turned out to be large.
     pub grown: Vec<usize>,
     pub moved: bool,
@@ -92,6 +94,9 @@ impl<'a> Worker<'a> {
             }
             Job::Blocks { source, first, count } => {
                 let found = self.blocks(&source, first, count)?;
+                if first == 0 && found.database {
+                    done.databases.push(source.path.clone());
+                }
                 let piece = self.close()?.unwrap_or_default();
                 done.pieces.push_back(Piece { range: Some(found), ..piece });
             }
@@ -180,6 +185,9 @@ impl<'a> Worker<'a> {
             Look::Content { meta, moved } => {
                 done.moved |= moved;
                 let content = &buffer[..meta.size as usize];
+                if database::is_database(content) {
+                    done.databases.push(path.clone());
+                }
                 match seen.stat.kind {
                     Kind::Link => self.link(path, meta, content),
                     _ if content.len() <= BLOCK => self.small(path, meta, content),
@@ -314,7 +322,7 @@ impl<'a> Worker<'a> {
         for run in blocks.chunk_by(|a, b| a.0 + 1 == b.0) {
             self.record(Record::Zero { index: run[0].0, count: run.len() as u32 });
         }
-        Found { blocks, short: None, doubt }
+        Found { blocks, short: None, doubt, database: false }
     }
 
     fn blocks(&mut self, source: &Source, first: u32, count: u32) -> Result<Found> {
@@ -341,7 +349,8 @@ impl<'a> Worker<'a> {
             self.raw.truncate(start);
             self.records = records;
         }
+        let database = database::is_database(&buffer[..have]);
         self.buffer = buffer;
-        Ok(Found { blocks, short: short.then_some(from + have as u64), doubt })
+        Ok(Found { blocks, short: short.then_some(from + have as u64), doubt, database })
     }
 }
