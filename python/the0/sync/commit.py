@@ -12,12 +12,13 @@ import time
 from collections.abc import Callable
 
 from the0 import names, statehash
-from the0.errors import ExitCode, Permanent
+from the0.errors import ExitCode, Permanent, Transient
 from the0.frozen import dataclass, replace
 from the0.objects.store import ObjectStore
 from the0.settings import SyncSettings
 from the0.sync import cleaning, lease
 from the0.sync.cleaning import Bounds, Held
+from the0.sync.databases import Databases, files_of
 from the0.sync.head import ArchiveRef, Conflict, Content, Head, HeadFile, SegmentRef, Stored, decode, with_nonce
 from the0.sync.history import HistoryFiles
 from the0.sync.lanes import Lane
@@ -28,6 +29,7 @@ SPARED_S = 600.0
 """For how long a segment that could not be carried whole is not chosen again."""
 CUT_TRIES = 3
 """How often what moved during a commit is folded in."""
+_TORN_TRIES = 5
 _CHEAP_S = 0.05
 """A pack that took less is made anew rather than followed by another segment."""
 _PAST_THE_CLOCK_S = 0.03
@@ -48,6 +50,8 @@ class Committed:
     touched_sdk: bool = False
     incomplete: tuple[str, ...] = ()
     specials: tuple[str, ...] = ()
+    stale: tuple[str, ...] = ()
+    """Databases that were written all the time, and stay as they were stored."""
     dropped: int = 0
     """Segments that HEAD no longer lists."""
 
@@ -63,6 +67,16 @@ class _Packed:
     carried: list[str]
     """Keys of the segments of which what counts was packed, too."""
     cut: bool
+    stale: frozenset[bytes]
+    """Databases that were left as they are stored."""
+
+
+class _Torn(Exception):
+    """What was packed of these databases is not whole."""
+
+    def __init__(self, mains: frozenset[bytes]) -> None:
+        super().__init__("databases were written while they were packed")
+        self.mains = mains
 
 
 class OverLimit(Permanent):
@@ -103,6 +117,9 @@ class Committer:
         self._bounds = bounds or Bounds()
         self._history = HistoryFiles(store, bucket=bucket, bot_id=bot_id)
         self._spared: dict[str, float] = {}
+        self._databases = Databases(folder)
+        self._restless: frozenset[bytes] = frozenset()
+        """Databases that were written while we looked: only copies of them are packed."""
 
     @classmethod
     def of(
@@ -146,8 +163,13 @@ class Committer:
             self.watch.settle(scan)
 
     def due(self, scan: statehash.Scan) -> bool:
-        """Whether there is anything to commit: a change, a commit whose end is not known, or files left out that may be gone by now."""
-        return bool(scan) or self.index.pending_meta is not None or bool(self.content.incomplete)
+        """Whether there is anything to commit: a change, a commit whose end is not known, or what the last one left out."""
+        return bool(scan) or self.index.pending_meta is not None or self.lacking
+
+    @property
+    def lacking(self) -> bool:
+        """Whether the last generation left something out that may be to be had by now."""
+        return bool(self.content.incomplete or self.content.stale)
 
     def commit(
         self, scan: statehash.Scan, *, imported_etag: str | None = None, between: Callable[[], None] | None = None
@@ -173,6 +195,7 @@ class Committer:
             touched_sdk=bool(refs) and pack.touches(SDK_PREFIX),
             incomplete=tuple(os.fsdecode(path) for path in pack.incomplete),
             specials=tuple(os.fsdecode(path) for path in scan.specials),
+            stale=tuple(sorted(os.fsdecode(path) for path in packed.stale)),
             dropped=len(dropped),
         )
         if refs or dropped:
@@ -181,8 +204,9 @@ class Committer:
             self.index.stage(pack, [], self.index.meta)
             self.index.confirm(self.index.meta)
             archive = _imported(imported_etag, self.content.generation) if imported_etag is not None else None
-            if archive is not None or outcome.incomplete != self.content.incomplete:
-                self.record(archive=archive, end_import=archive is not None, incomplete=outcome.incomplete)
+            lacks = (outcome.incomplete, outcome.stale)
+            if archive is not None or lacks != (self.content.incomplete, self.content.stale):
+                self.record(archive=archive, end_import=archive is not None, lacks=lacks)
         self.settle(packed.scan)
         return outcome
 
@@ -208,17 +232,19 @@ class Committer:
         archive: ArchiveRef | None = None,
         end_import: bool = False,
         release: bool = False,
-        incomplete: tuple[str, ...] | None = None,
+        lacks: tuple[tuple[str, ...], tuple[str, ...]] | None = None,
     ) -> None:
-        """Swaps HEAD without new content: the archive as it now is, the end of an import, the release of the claim, the files that
-        this generation lacks."""
+        """Swaps HEAD without new content: the archive as it now is, the end of an import, the release of the claim, the files and the
+        databases (`incomplete`, `stale`) that this generation lacks."""
         self.resolve()
         while True:
             head = self.stored.head
             content = replace(
                 head.content,
                 archive=head.content.archive if archive is None else archive,
-                incomplete=head.content.incomplete if incomplete is None else incomplete,
+                incomplete=head.content.incomplete if lacks is None else lacks[0],
+                stale=head.content.stale if lacks is None else lacks[1],
+                cut=head.content.cut and not (lacks is not None and lacks[1]),
             )
             claim = replace(
                 head.claim,
@@ -246,7 +272,24 @@ class Committer:
         return list(cleaning.choose(held, bounds=self._bounds, spared=self._spared))
 
     def _upload(self, scan: statehash.Scan, generation: int, between: Callable[[], None] | None) -> _Packed:
-        """Packs and stores what changed, and what changed meanwhile, until nothing did or the tries are used up."""
+        """Packs and stores what changed. Where that holds databases that are not whole, it is done again without them."""
+        self._restless = self._databases.present(self._restless)
+        for _ in range(_TORN_TRIES):
+            try:
+                return self._store_all(scan, generation, between)
+            except _Torn as reason:
+                # What was stored is not named by any HEAD, and swept some day.
+                self._restless |= reason.mains
+                scan = self.scan()
+        raise Transient(
+            f"The state of bot {self._bot_id} has new databases at every look that are written all the time: generation "
+            f"{self.content.generation} stays the last one stored until they rest.",
+            code=ExitCode.FINAL_SYNC,
+        )
+
+    def _store_all(self, scan: statehash.Scan, generation: int, between: Callable[[], None] | None) -> _Packed:
+        """Packs and stores what changed, and what changed meanwhile, until nothing did or the tries are used up. Raises _Torn."""
+        restless = self._restless
         refs: list[SegmentRef] = []
         with Lane("upload") as lane:
 
@@ -285,13 +328,37 @@ class Committer:
                 if watch is None and not scan:
                     cut = True
                     break
-        return _Packed(pack, refs, scan, carried, cut=cut and not pack.moved)
+            cut = cut and not pack.moved and not restless
+            stale = frozenset[bytes]() if cut or not self.live else self._pack_databases(pack, restless, send)
+        return _Packed(pack, refs, scan, carried, cut=cut, stale=stale)
+
+    def _pack_databases(
+        self, pack: statehash.Pack, restless: frozenset[bytes], send: Callable[[statehash.Segment | None], None]
+    ) -> frozenset[bytes]:
+        """Packs copies of the databases that moved since they were read, or were left out for that. Returns those of the latter that
+        could not be copied. Raises _Torn for the former."""
+        mains = sorted(restless.union(pack.databases))
+        if not mains:
+            return frozenset()
+        copied = self._databases.copy(mains, pack.differing)
+        try:
+            pack.replace(copied.folder_fd, list(copied.paths))
+            while (segment := pack.next()) is not None:
+                send(segment)
+        finally:
+            self._databases.done(copied.folder_fd)
+        if torn := copied.torn - restless:
+            raise _Torn(torn)
+        self._restless = (restless | copied.moving) - copied.rested
+        return copied.torn
 
     def _pack(self, scan: statehash.Scan) -> tuple[statehash.Pack, list[str]]:
         """Of the scan and of what is to be carried; keys of the segments that it is carried from."""
         carried = self._to_carry()
         if carried:
             scan = scan.carry(self.index, carried)
+        if self._restless:
+            scan = scan.keep([path for main in sorted(self._restless) for path in files_of(main)])
         scan = self._within(scan)
         return statehash.Pack(self._folder.root_fd, self.index, scan, max_file_bytes=self._max_file_bytes), carried
 
@@ -319,7 +386,7 @@ class Committer:
                 segments=(*(ref for ref in former.content.segments if ref.key not in gone), *refs),
                 since=generation if gone else former.content.since,
                 cut=packed.cut,
-                stale=(),
+                stale=outcome.stale,
                 incomplete=outcome.incomplete,
             )
             claim = former.claim

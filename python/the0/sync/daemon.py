@@ -48,6 +48,7 @@ class _Said:
     failing: bool = False
     archive: bool = False
     incomplete: tuple[str, ...] = ()
+    stale: tuple[str, ...] = ()
     specials: bool = False
 
 
@@ -156,7 +157,7 @@ class Keeper:
             self._whole = True
         sees = self.watching.sees(now_s)
         committer.watch = self.watching.watch
-        unfinished = committer.index.pending_meta is not None or bool(committer.content.incomplete)
+        unfinished = committer.index.pending_meta is not None or committer.lacking
         self._whole = self._whole or not sees or unfinished or now_s >= self._next_whole_s
         if not self._whole and self.watching.watch is not None and not self.watching.watch.dirty:
             return None
@@ -296,6 +297,12 @@ class Keeper:
                 + clip(", ".join(done.incomplete))
             )
         self._said.incomplete = done.incomplete
+        if set(done.stale) - set(self._said.stale):
+            self._say(
+                "Databases that are written all the time stay as they were last stored, until they rest for a moment: "
+                + clip(", ".join(done.stale))
+            )
+        self._said.stale = done.stale
         if done.specials and not self._said.specials:
             self._said.specials = True
             self._say(

@@ -85,6 +85,15 @@ class Databases:
         self.holds = 0
         """How often a database was held."""
 
+    def present(self, mains: frozenset[bytes]) -> frozenset[bytes]:
+        """Those that are there now."""
+        found = set()
+        for main in mains:
+            with _Database.open(self._folder.root_fd, main) as base:
+                if base is not None:
+                    found.add(main)
+        return frozenset(found)
+
     def copy(self, mains: Sequence[bytes], differing: Callable[[list[bytes]], list[bytes]]) -> Copied:
         """Copies those of these databases that differ from what is packed. OSError of the local disk."""
         folder_fd = self._folder.fresh_folder(_COPIES)
@@ -216,8 +225,8 @@ class _Database:
         try:
             return files.open_beneath(self.folder_fd, self.name + suffix)
         except OSError as reason:
-            if reason.errno == errno.ENOENT:
-                return None
+            if reason.errno in (errno.ENOENT, errno.ELOOP, errno.EINVAL, errno.ENXIO):
+                return None  # SQLite opens no link or pipe as one either
             raise _Not from reason
 
     def look(self) -> _Look:
