@@ -218,7 +218,7 @@ class Pack:
         """After the end: those that are not, by their metadata now, what the index and this pack add up to, or too fresh to tell."""
     @property
     def databases(self) -> list[bytes]:
-        """After the end: main files of SQLite databases that were read, and those (which may be none) whose `-wal` or `-journal` changed."""
+        """After the end: main files of SQLite databases that were read, and those (maybe none) whose `-wal` or `-journal` changed."""
     @property
     def empty(self) -> bool:
         """After the end: nothing differed from the index (a racy or touched-back file); no generation is needed, but staging
