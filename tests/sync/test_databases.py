@@ -8,13 +8,13 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 from test_keeper import Kept, keeping
-from world import World
+from world import World, read_tree, write_tree
 
 from the0.sync.head import Content
 from the0.sync.local import Origin, StateFolder
@@ -59,6 +59,7 @@ while True:
         locked += 1
         if base.in_transaction:
             base.execute("ROLLBACK")
+        time.sleep(0.001)
     print(done, locked, flush=True)
     time.sleep(pause_s * chance.random())
 """
@@ -173,9 +174,231 @@ def test_every_generation_holds_a_whole_database(world: World, mode: str, filler
             checked += 1
         else:
             assert content.generation == 0 or content.stale == ("money/base.db",)
-    stale = sum(bool(content.stale) for content in found)
-    print(
-        f"{mode}: {checked} whole, {stale} stale, {holds} holds; {done} transactions, {locked} locked; moves {moves[0]} to {moves[-1]}"
-    )
+    stale, cuts = sum(bool(content.stale) for content in found), sum(content.cut for content in found)
+    print(f"{mode}: {checked} whole, {cuts} cuts, {stale} stale, {holds} holds; {done} transactions, {locked} locked")
     assert moves == sorted(moves)
+    assert moves[-1] > moves[0]
+    # While it is held a writer tries again every millisecond.
+    assert locked <= (0 if mode == "wal" else holds * 150), f"{holds} holds"
+    assert set(read_tree(path.parent)) <= {b"base.db", b"base.db-wal", b"base.db-shm", b"base.db-journal"}
     world.check()
+
+
+HOT = """
+import os, signal, sqlite3, sys
+base = sqlite3.connect(sys.argv[1], isolation_level=None)
+base.execute("PRAGMA cache_size = 2")
+base.execute("BEGIN")
+base.execute("UPDATE a SET money = money - 7")
+base.execute("UPDATE filler SET data = randomblob(3000)")
+os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+@pytest.mark.parametrize("mode", ["delete", "wal"])
+def test_what_a_killed_writer_left_is_stored_with_its_journal(world: World, mode: str) -> None:
+    host = world.host()
+    world.start(host)
+    path = host.state / "base.db"
+    with writing(path, mode=mode, filler=50) as writer:
+        wait(lambda: writer.done > 5)
+    subprocess.run([sys.executable, "-c", HOT, str(path)], check=False)
+    companion = b"base.db-" + (b"journal" if mode == "delete" else b"wal")
+    assert read_tree(host.state)[companion][1], "it must have left one"
+    with keeping(world, host) as kept:
+        kept.keeper.finish(deadline_s=time.monotonic() + 60)
+    tree = restored(world, world.head.content)
+    assert companion in read_tree(tree)
+    assert b"base.db-shm" not in read_tree(tree)
+    assert whole(tree / "base.db") > 5
+    assert world.head.content.cut
+    world.check()
+
+
+LONG = """
+import sqlite3, sys
+base = sqlite3.connect(sys.argv[1], isolation_level=None)
+base.execute("PRAGMA cache_size = 2")
+base.execute("PRAGMA synchronous = OFF")
+base.execute("CREATE TABLE IF NOT EXISTS filler (data BLOB)")
+base.execute("BEGIN")
+print("ready", flush=True)
+for _ in range(200):
+    base.execute("INSERT INTO filler VALUES (randomblob(3000))")
+while True:
+    base.execute("UPDATE filler SET data = randomblob(3000) WHERE rowid = 1 + abs(random()) % 200")
+"""
+
+
+@contextmanager
+def in_one_long_transaction(path: Path) -> Iterator[None]:
+    process = subprocess.Popen([sys.executable, "-c", LONG, str(path)], stdout=subprocess.PIPE)
+    try:
+        assert process.stdout is not None
+        assert process.stdout.readline() == b"ready\n"
+        yield
+        assert process.poll() is None
+    finally:
+        process.kill()
+        process.wait()
+
+
+@pytest.mark.parametrize("known", [True, False])
+def test_one_that_never_rests_stays_as_it_was_stored_and_is_listed(world: World, known: bool) -> None:
+    host = world.host()
+    world.start(host)
+    path = host.state / "base.db"
+    if known:
+        with writing(path, mode="delete", filler=20) as writer:
+            wait(lambda: writer.done > 3)
+    with keeping(world, host) as kept:
+        kept.keeper.one_pass(time.monotonic())
+        before = restored(world, world.head.content)
+        with in_one_long_transaction(path):
+            write_tree(host.state, {"other": b"1"})
+            until(kept, lambda: "other" in stored(world))
+            assert world.head.content.stale == ("base.db",)
+            assert not world.head.content.cut
+            tree = restored(world, world.head.content)
+            if known:
+                assert (tree / "base.db").read_bytes() == (before / "base.db").read_bytes()
+                assert whole(tree / "base.db") > 3
+            else:
+                assert not list(tree.glob("base.db*")), "never stored torn"
+            write_tree(host.state, {"other": b"2"})
+            until(kept, lambda: stored(world).get("other") == b"2")
+        assert [line for line in kept.said if "base.db" in line] == kept.said
+        assert len(kept.said) == 1
+        until(kept, lambda: not world.head.content.stale)
+    tree = restored(world, world.head.content)
+    assert (tree / "base.db-journal").exists()
+    if known:
+        assert whole(tree / "base.db") > 3
+    world.check()
+
+
+def test_a_database_that_is_deleted_while_it_is_left_out_is_gone(world: World) -> None:
+    host = world.host()
+    world.start(host)
+    path = host.state / "base.db"
+    with keeping(world, host) as kept:
+        kept.keeper.one_pass(time.monotonic())
+        with in_one_long_transaction(path):
+            write_tree(host.state, {"other": b"1"})
+            until(kept, lambda: "other" in stored(world))
+        for each in host.state.glob("base.db*"):
+            each.unlink()
+        until(kept, lambda: not world.head.content.stale)
+        kept.keeper.finish(deadline_s=time.monotonic() + 60)
+    assert set(stored(world)) == {"other"}
+    world.check()
+
+
+def test_nothing_is_copied_or_held_where_nothing_moves(world: World) -> None:
+    host = world.host()
+    world.start(host)
+    path = host.state / "base.db"
+    with writing(path, mode="wal") as writer:
+        wait(lambda: writer.done > 3)
+    with keeping(world, host) as kept:
+        databases = kept.keeper._committer._databases
+        databases.copy = forbidden  # type: ignore[method-assign]
+        until(kept, lambda: "base.db" in stored(world))
+        generation = world.head.content.generation
+        for _ in range(3):
+            kept.keeper._whole = True
+            kept.keeper.one_pass(time.monotonic())
+        assert world.head.content.generation == generation
+    assert set(stored(world)) == {"base.db", "base.db-wal"}
+    assert not (host.state / ".the0" / "databases").exists()
+
+
+NOISE = """
+import os, sys, itertools
+number = itertools.count()
+while True:
+    with open(os.path.join(sys.argv[1], "noise"), "w") as file:
+        file.write(str(next(number)))
+    for name in sys.argv[2:]:
+        os.utime(os.path.join(sys.argv[1], name), follow_symlinks=False)
+"""
+
+
+def test_hostile_files_harm_nothing(world: World, tmp_path: Path) -> None:
+    host = world.host()
+    world.start(host)
+    odd = "a?mode=rw&b%41#c\n\udcff.db"
+    state = host.state
+    write_tree(tmp_path, {"outside": b"SQLite format 3\0" + b"secret" * 1000})
+    fake = b"SQLite format 3\0" + os.urandom(5000)
+    logged = b"SQLite format 3\0\x10\0\2\2" + os.urandom(5000)
+    write_tree(
+        state,
+        {
+            "short": b"SQLite format 3\0",
+            "fake": fake,
+            "fake-wal": os.urandom(4000),
+            "logged": logged,
+            "logged-wal": os.urandom(40),
+            "logged-shm": os.urandom(32768),
+            "pipe": logged,
+            "notes-wal": b"no log of anything",
+            "folder": logged,
+            "folder-wal": None,
+        },
+    )
+    os.mkfifo(state / "pipe-wal")
+    os.mkfifo(state / "pipe-journal")
+    (state / "folder-journal").symlink_to(tmp_path / "outside")
+    (state / "link.db").symlink_to(tmp_path / "outside")
+    with open(state / "sparse", "wb") as file:
+        file.write(logged)
+        file.truncate(1 << 31)
+    names = ["short", "fake", "fake-wal", "logged", "logged-wal", "pipe", "folder", "link.db", "sparse"]
+    with writing(state / odd, mode="delete", pause_s=0.0, filler=30):
+        noise = subprocess.Popen([sys.executable, "-c", NOISE, str(state), *names])
+        try:
+            with keeping(world, host) as kept:
+                found = generations(kept, count=4)
+        finally:
+            noise.kill()
+            noise.wait()
+    for content in found[1:]:
+        tree = restored(world, content)
+        if (tree / odd).exists():
+            assert whole(tree / odd) >= 0
+        for name in ("fake", "logged"):
+            assert not (tree / name).exists() or (tree / name).read_bytes() in (fake, logged)
+        assert not (tree / "logged-shm").exists()
+        assert b"secret" not in b"".join(data for _, data in read_tree(tree, skip="sparse").values())
+    with keeping(world, host) as kept:
+        kept.keeper.finish(deadline_s=time.monotonic() + 60)
+    assert world.head.content.stale == ()
+    tree = restored(world, world.head.content)
+    assert (tree / "fake-wal").exists()
+    assert (tree / "notes-wal").read_bytes() == b"no log of anything"
+    assert whole(tree / odd) >= 0
+    world.check()
+
+
+def forbidden(*_: object) -> None:
+    raise AssertionError("nothing moved")
+
+
+def stored(world: World) -> dict[str, bytes]:
+    return {os.fsdecode(path): data for path, (_, data) in world.stored_tree().items()}
+
+
+def wait(done: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 60
+    while not done():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
+def until(kept: Kept, done: Callable[[], bool]) -> None:
+    def passed() -> bool:
+        kept.keeper.one_pass(time.monotonic())
+        return done()
+
+    wait(passed)

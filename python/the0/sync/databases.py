@@ -377,11 +377,11 @@ class _Copy:
         finally:
             os.close(folder_fd)
         try:
-            told, at = os.fstat(fd), 0
-            while sent := os.sendfile(target_fd, fd, at, _PIECE_BYTES):
-                at += sent
-                if time.monotonic() > until_s:
-                    raise _Not
+            told = os.fstat(fd)
+            free = os.fstatvfs(target_fd)
+            if told.st_blocks * 512 > free.f_bavail * free.f_frsize // 2:
+                raise _Not  # the bot needs the rest itself
+            _copy_data(fd, target_fd, until_s=until_s)
             os.fchmod(target_fd, stat.S_IMODE(told.st_mode))
             os.utime(target_fd, ns=(told.st_mtime_ns, told.st_mtime_ns))
         finally:
@@ -439,6 +439,26 @@ def _held(base: _Database, *, most_s: float) -> Iterator[Callable[[], bool]]:
         helper.stdin.close()
         helper.stdout.close()
         helper.wait()
+
+
+def _copy_data(fd: int, target_fd: int, *, until_s: float) -> None:
+    """Holes stay holes."""
+    at = 0
+    while True:
+        try:
+            at = os.lseek(fd, at, os.SEEK_DATA)
+        except OSError as reason:
+            if reason.errno != errno.ENXIO:
+                raise
+            break  # nothing but a hole, if anything, is left
+        os.lseek(target_fd, at, os.SEEK_SET)
+        sent = os.sendfile(target_fd, fd, at, _PIECE_BYTES)
+        if not sent:
+            break
+        at += sent
+        if time.monotonic() > until_s:
+            raise _Not
+    os.ftruncate(target_fd, max(at, os.fstat(fd).st_size))
 
 
 def _answered(fd: int, expected: bytes) -> bool:
