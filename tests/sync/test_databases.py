@@ -9,7 +9,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
 import pytest
@@ -21,7 +21,7 @@ from the0.sync.local import Origin, StateFolder
 from the0.sync.restore import restore
 
 SOAK = bool(os.environ.get("THE0_SOAK"))
-ROUNDS = 200 if SOAK else 12
+ROUNDS = 200 if SOAK else 20
 DEADLINE_S = 1800.0 if SOAK else 120.0
 
 # Moves money between two accounts of two tables, and writes down each move in a third: the sum stays, and all three agree.
@@ -29,7 +29,9 @@ WRITER = """
 import random, sqlite3, sys, time
 path, mode, pause_s, filler = sys.argv[1], sys.argv[2], float(sys.argv[3]), int(sys.argv[4])
 base = sqlite3.connect(path, timeout=0, isolation_level=None)
-base.execute("PRAGMA journal_mode = " + mode)
+if mode == "exclusive":
+    base.execute("PRAGMA locking_mode = EXCLUSIVE")
+base.execute("PRAGMA journal_mode = " + (mode if mode != "exclusive" else "delete"))
 base.execute("PRAGMA synchronous = OFF")
 base.executescript('''
     CREATE TABLE IF NOT EXISTS a (money INTEGER); CREATE TABLE IF NOT EXISTS b (money INTEGER);
@@ -144,23 +146,31 @@ def whole(path: Path) -> int:
 
 
 @pytest.mark.parametrize(
-    ("mode", "filler", "pause_s"),
+    ("mode", "filler", "pause_s", "beside"),
     [
-        ("wal", 0, 0.002),
-        ("wal", 1500, 0.0),
-        ("delete", 0, 0.002),
-        ("delete", 300, 0.0),
-        ("truncate", 0, 0.002),
-        ("persist", 0, 0.002),
-        ("memory", 0, 0.002),
+        # Rests between two transactions: cuts.
+        ("wal", 0, 0.002, False),
+        ("delete", 0, 0.002, False),
+        # Never rests.
+        ("wal", 1500, 0.0, False),
+        ("delete", 300, 0.0, False),
+        # Another file never rests, so that there are no cuts.
+        ("wal", 0, 0.002, True),
+        ("delete", 0, 0.002, True),
+        ("truncate", 0, 0.002, True),
+        ("persist", 50, 0.002, True),
+        ("memory", 0, 0.002, True),
+        ("exclusive", 0, 0.05, True),
     ],
 )
-def test_every_generation_holds_a_whole_database(world: World, mode: str, filler: int, pause_s: float) -> None:
+def test_every_generation_holds_a_whole_database(
+    world: World, mode: str, filler: int, pause_s: float, beside: bool
+) -> None:
     host = world.host()
     world.start(host)
     path = host.state / "money" / "base.db"
     with writing(path, mode=mode, pause_s=pause_s, filler=filler) as writer:
-        with keeping(world, host) as kept:
+        with noise(host.state) if beside else nullcontext(), keeping(world, host) as kept:
             found = generations(kept, count=ROUNDS)
             holds = kept.keeper._committer._databases.holds
         done, locked = writer.done, writer.locked
@@ -324,6 +334,18 @@ while True:
 """
 
 
+@contextmanager
+def noise(state: Path, *names: str) -> Iterator[None]:
+    """A file that never rests, and others that seem not to."""
+    process = subprocess.Popen([sys.executable, "-c", NOISE, str(state), *names])
+    try:
+        yield
+        assert process.poll() is None
+    finally:
+        process.kill()
+        process.wait()
+
+
 def test_hostile_files_harm_nothing(world: World, tmp_path: Path) -> None:
     host = world.host()
     world.start(host)
@@ -356,13 +378,8 @@ def test_hostile_files_harm_nothing(world: World, tmp_path: Path) -> None:
         file.truncate(1 << 31)
     names = ["short", "fake", "fake-wal", "logged", "logged-wal", "pipe", "folder", "link.db", "sparse"]
     with writing(state / odd, mode="delete", pause_s=0.0, filler=30):
-        noise = subprocess.Popen([sys.executable, "-c", NOISE, str(state), *names])
-        try:
-            with keeping(world, host) as kept:
-                found = generations(kept, count=4)
-        finally:
-            noise.kill()
-            noise.wait()
+        with noise(state, *names), keeping(world, host) as kept:
+            found = generations(kept, count=4)
     for content in found[1:]:
         tree = restored(world, content)
         if (tree / odd).exists():
