@@ -120,6 +120,8 @@ class Committer:
         self._databases = Databases(folder)
         self._restless: frozenset[bytes] = frozenset()
         """Databases that were written while we looked: only copies of them are packed."""
+        self._halved: dict[bytes, frozenset[bytes]] = {}
+        """Databases of which a file is incomplete, and their other files, which then stay as they are stored, too."""
 
     @classmethod
     def of(
@@ -328,16 +330,30 @@ class Committer:
                 if watch is None and not scan:
                     cut = True
                     break
+            self._check_halved(pack)
             cut = cut and not pack.moved and not restless
             stale = frozenset[bytes]() if cut or not self.live else self._pack_databases(pack, restless, send)
         return _Packed(pack, refs, scan, carried, cut=cut, stale=stale)
+
+    def _check_halved(self, pack: statehash.Pack) -> None:
+        """Raises _Torn where of a database some files are incomplete and others not."""
+        if not pack.incomplete and not self._halved:
+            return
+        incomplete = frozenset(pack.incomplete)
+        mains = self._databases.present(frozenset(pack.databases).union(self._halved))
+        halved = {
+            main: frozenset(files_of(main)) - incomplete for main in mains if incomplete.intersection(files_of(main))
+        }
+        if halved != self._halved:
+            self._halved = halved
+            raise _Torn(frozenset())
 
     def _pack_databases(
         self, pack: statehash.Pack, restless: frozenset[bytes], send: Callable[[statehash.Segment | None], None]
     ) -> frozenset[bytes]:
         """Packs copies of the databases that moved since they were read, or were left out for that. Returns those of the latter that
         could not be copied. Raises _Torn for the former."""
-        mains = sorted(restless.union(pack.databases))
+        mains = sorted(restless.union(pack.databases).difference(self._halved))
         if not mains:
             return frozenset()
         copied = self._databases.copy(mains, pack.differing)
@@ -357,8 +373,10 @@ class Committer:
         carried = self._to_carry()
         if carried:
             scan = scan.carry(self.index, carried)
-        if self._restless:
-            scan = scan.keep([path for main in sorted(self._restless) for path in files_of(main)])
+        kept = {path for main in self._restless.difference(self._halved) for path in files_of(main)}
+        kept.update(*self._halved.values())
+        if kept:
+            scan = scan.keep(sorted(kept))
         scan = self._within(scan)
         return statehash.Pack(self._folder.root_fd, self.index, scan, max_file_bytes=self._max_file_bytes), carried
 

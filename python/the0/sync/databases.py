@@ -31,6 +31,8 @@ from the0.sync import database_hold
 from the0.sync.local import StateFolder
 
 TRIES = 3
+TRIED_S = 0.1
+"""For how long a copy without any lock is tried, and `TRIES` times at least."""
 SHARED_S = 0.1
 """How long a writer of a database without a log may be held off."""
 LOG_S = 10.0
@@ -137,12 +139,14 @@ class Databases:
         files.remove_tree(self._folder.reserved_fd, _COPIES)
 
     def _copied(self, main: bytes, work: _Copy, *, until_s: float) -> bool:
-        for _ in range(TRIES):
+        tries, lockless_until_s = 0, time.monotonic() + TRIED_S
+        while tries < TRIES or time.monotonic() < lockless_until_s:
             if time.monotonic() >= until_s:
                 return False
             if work.attempt(until_s=until_s):
                 return True
             time.sleep(_PAUSE_S)
+            tries += 1
         now_s = time.monotonic()
         if now_s < self._not_held_before_s.get(main, now_s):
             return False
@@ -279,10 +283,12 @@ class _Copy:
             before = self._base.look()
             if before.written_log:
                 return self._with_log(before, until_s=until_s)
-            if not before.settled:
+            written = self._base.written()
+            if not before.settled and (written or before.logged or before.journal_hot):
+                # Only metadata could tell then, later.
                 time.sleep(_GRAIN_NS / 1e9)
                 before = self._base.look()
-            written = self._base.written()
+                written = self._base.written()
             self._fresh(self._copy_main(until_s=until_s), "-wal", "-journal", until_s=until_s)
             after_copy = self._base.look()
             if before.stats == after_copy.stats and before.settled:
