@@ -12,7 +12,7 @@ import sys
 import tempfile
 import urllib.error
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -31,6 +31,8 @@ class Running:
     settings: StoreSettings
     pid: int | None
     """None where somebody else started it."""
+    again: Callable[[], None] | None = None
+    """Kills it and starts it on the same data; None where somebody else started it."""
 
     @property
     def environ(self) -> dict[str, str]:
@@ -77,13 +79,21 @@ def minio(*, certificates: Path | None = None) -> Iterator[Running]:
     argv = [str(program), "server", "--quiet", "--address", settings.endpoint, "--console-address", "127.0.0.1:0"]
     if certificates is not None:
         argv += ["--certs-dir", str(certificates)]
-    try:
+
+    def start() -> None:
         server.start(
             [*argv, str(server.folder / "data")],
             environ=environ,
             ready=lambda: answers(f"{settings.url}/minio/health/ready"),
         )
-        yield Running(settings, server.pid)
+
+    def again() -> None:
+        server.kill()
+        start()
+
+    try:
+        start()
+        yield Running(settings, server.pid, again)
     finally:
         server.stop()
 

@@ -47,6 +47,13 @@ class DropReply:
 
 
 @dataclass(frozen=True, slots=True)
+class LateReply:
+    """The store carries the request out, and its reply is held back for so long, or until the client gives up."""
+
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
 class CutReply:
     """The reply ends after so many bytes of its body."""
 
@@ -72,8 +79,18 @@ class Strip:
     headers: tuple[str, ...]
 
 
-Fate = Refuse | Answer | DropReply | CutReply | Delay | Hang | Strip | None
+Fate = Refuse | Answer | DropReply | LateReply | CutReply | Delay | Hang | Strip | None
 Rule = Callable[[Request], Fate]
+
+
+@dataclass(slots=True)
+class Sent:
+    """A request's body that reached the proxy whole, and how it ended for the client."""
+
+    request: Request
+    body: bytes
+    status: int | None = None
+    """What the client was told; None as long as it was told nothing."""
 
 
 def _pass(_: Request) -> Fate:
@@ -92,6 +109,9 @@ class Proxy:
         self.bytes_in = 0
         """Bodies that clients sent, and below those that the store sent."""
         self.bytes_out = 0
+        self.keep: Callable[[Request], bool] = lambda _: False
+        """Which requests are kept in `sent`, with their bodies."""
+        self.sent: list[Sent] = []
         self._rule: Rule = _pass
         self._lock = threading.Lock()
         self._open: set[socket.socket] = set()
@@ -188,7 +208,14 @@ class Proxy:
         dropped = fate.headers if isinstance(fate, Strip) else ()
         sent = "".join(f"{name}: {value}\r\n" for name, value in headers.items() if name not in dropped)
         store.sendall(f"{first}\r\n{sent}\r\n".encode("latin-1"))
-        for piece in self._paced(from_client.body(headers)):
+        kept: Sent | None = None
+        pieces = self._paced(from_client.body(headers))
+        if self.keep(request):
+            kept = Sent(request, b"".join(pieces))
+            with self._lock:
+                self.sent.append(kept)
+            pieces = iter([kept.body])
+        for piece in pieces:
             self.bytes_in += len(piece)
             store.sendall(piece)
         status_line, answered = from_store.head()
@@ -202,6 +229,10 @@ class Proxy:
             for _ in body_pieces:
                 pass
             return False
+        if isinstance(fate, LateReply):
+            self._closed.wait(fate.seconds)
+        if kept is not None:
+            kept.status = status
         given = "".join(f"{name}: {value}\r\n" for name, value in answered.items())
         client.sendall(f"{status_line}\r\n{given}\r\n".encode("latin-1"))
         left = fate.after_bytes if isinstance(fate, CutReply) else None

@@ -96,11 +96,15 @@ class Server:
 
     def stop(self) -> None:
         """Stopping twice is fine."""
+        self.kill()  # its data goes with it: there is nothing to end in order
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+    def kill(self) -> None:
+        """Its folder stays, for another start."""
         process, self._process = self._process, None
         if process is not None:
-            process.kill()  # its data goes with it: there is nothing to end in order
+            process.kill()
             process.wait()
-        shutil.rmtree(self.folder, ignore_errors=True)
 
     def _alive(self) -> bool:
         assert self._process is not None
