@@ -7,7 +7,7 @@ what SQLite recovers from. Only of the others are copies made, in one of these w
   long as the log was not begun anew, which its header shows. Frames of unfinished transactions carry no commit, torn ones no checksum.
 - With a rollback journal: the main file alone, when no writer was at it before and after, and nothing changed in between. Whether
   somebody has a lock to write is asked of the system, without taking one.
-- Where neither succeeds, again while another process holds the database for reading (`database_hold`): a log is then not begun anew, a
+- Where neither succeeds, again while another process holds the database for reading (`database_hold.py`): a log is then not begun anew, a
   main file without one not written, for so long that only a writer without any busy timeout sees "locked".
 """
 
@@ -19,7 +19,6 @@ import os
 import select
 import stat
 import struct
-import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -27,7 +26,6 @@ from contextlib import contextmanager
 
 from the0 import files
 from the0.frozen import dataclass
-from the0.sync import database_hold
 from the0.sync.local import StateFolder
 
 TRIES = 3
@@ -43,6 +41,8 @@ BUDGET_S = 10.0
 """For the databases of one commit; what does not fit in is left as it is stored."""
 
 _COPIES = "databases"
+_HOLD = os.path.join(os.path.dirname(__file__), "database_hold.py")
+"""A program: as a module it would bring sqlite3 into every start."""
 _MAGIC = b"SQLite format 3\0"
 _HEADER_BYTES = 100
 _LOG_HEADER_BYTES = 32
@@ -415,8 +415,10 @@ class _Copy:
 @contextmanager
 def _held(base: _Database, *, most_s: float) -> Iterator[Callable[[], bool]]:
     """Held for reading by a process without anything of ours; what is yielded says at the end whether it was all the time."""
+    import subprocess  # seldom needed, and a start is the quicker without it
+
     helper = subprocess.Popen(
-        [sys.executable, "-I", "-S", database_hold.__file__],
+        [sys.executable, "-I", "-S", _HOLD],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL,
