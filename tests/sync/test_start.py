@@ -339,6 +339,25 @@ def test_the_own_disks_claim_is_taken_at_once(world: World) -> None:
     assert world.head.claim.epoch == 2
 
 
+def test_after_a_reboot_the_own_disks_claim_is_taken_at_once(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    host = world.host()
+    world.start(host)
+    reboot(monkeypatch)
+    assert world.start(host).wait_s == 0.0
+
+
+def test_a_copied_folder_does_not_say_that_the_original_has_ended(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its index names the original's instance, and its lock is free, while the original may still run."""
+    world.start(world.host())
+    copy = world.host("there")
+    shutil.copytree(world.host().state, copy.state, dirs_exist_ok=True)
+    reboot(monkeypatch)
+    monkeypatch.setattr(lease, "machine_here", lambda: "another-machine")
+    assert world.start(copy).wait_s == lease.TAKEOVER_S
+
+
 def test_two_starts_at_once_give_one_holder(world: World) -> None:
     committed(world, world.host())
     hosts = [world.host(f"host-{number}") for number in range(6)]

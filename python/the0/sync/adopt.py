@@ -5,9 +5,7 @@ Neither choice destroys the other side: a local tree is set aside, a stored gene
 
 from __future__ import annotations
 
-import os
 import secrets
-import socket
 import time
 from dataclasses import replace
 
@@ -15,6 +13,7 @@ from the0 import files, names, statehash
 from the0.errors import ExitCode, Fatal, Fault
 from the0.objects.store import ObjectStore, PreconditionFailed
 from the0.settings import SyncSettings
+from the0.sync import lease
 from the0.sync.archive import ArchiveFile
 from the0.sync.commit import Committer
 from the0.sync.head import ArchiveRef, Claim, Content, Head, HeadFile, with_nonce
@@ -69,7 +68,7 @@ def adopt_local(settings: SyncSettings, store: ObjectStore) -> str:
     head = with_nonce(
         Head(
             content=content,
-            claim=Claim(epoch=epoch, holder=f"{socket.gethostname()}:{os.getpid()}", instance=instance),
+            claim=Claim(epoch=epoch, holder=lease.holder_here(), instance=instance),
         )
     )
     try:

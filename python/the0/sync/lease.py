@@ -19,6 +19,19 @@ BLIND_S = 60.0
 """How long a holder may be unable to read HEAD before `store_down` is obeyed."""
 
 
+def holder_here() -> str:
+    """How a claim names its holder: this machine and process."""
+    return f"{machine_here()}:{os.getpid()}"
+
+
+def machine_here() -> str:
+    return os.uname().nodename
+
+
+def machine_of(claim: Claim) -> str:
+    return claim.holder.rpartition(":")[0]
+
+
 def claimed(
     former: Head | None,
     *,
@@ -40,8 +53,8 @@ def claimed(
 
 
 def takeover_wait_s(former: Head | None, *, own: tuple[str, ...], ended: str | None) -> float:
-    """How long the bot must wait after the claim: 0 where the former holder released it, is known to have ended, or was of this
-    very machine (`own`, with the lock on the state folder held by the caller)."""
+    """How long the bot must wait after the claim: 0 where the former holder released it, is known to have ended, or used this very
+    folder (`own`, with the lock on it held by the caller)."""
     if former is None or former.claim.released:
         return 0.0
     if former.claim.instance in own or former.claim.instance == ended:

@@ -6,7 +6,6 @@ Used by `execute` (in a forked child) and by `daemon init`. Safe to kill at any 
 from __future__ import annotations
 
 import errno
-import os
 import threading
 import time
 from collections.abc import Callable
@@ -114,8 +113,9 @@ class _Start:
             if decision.tree == "rehash":
                 decision = self._rehash(folder, found, remote, decision)
             self._refuse(decision, remote)
-            former = found.local.origin or Origin()
-            wait_s = lease.takeover_wait_s(stored.head if stored else None, own=former.instances, ended=self._ended)
+            wait_s = lease.takeover_wait_s(
+                stored.head if stored else None, own=self._own(found.local, stored), ended=self._ended
+            )
             try:
                 claimed = self._claim(folder, found, stored, decision)
             except Conflict:
@@ -214,6 +214,15 @@ class _Start:
 
     # --- claiming ---------------------------------------------------------------------------------
 
+    def _own(self, local: Local, stored: Stored | None) -> tuple[str, ...]:
+        """Instances that are known to have ended, since this folder was theirs and nobody holds its lock. A folder that was copied
+        to another machine says the same of one that may still run there: there the boot is another, and so is the machine's name."""
+        if local.origin is None or stored is None:
+            return ()
+        if not local.same_boot and lease.machine_of(stored.head.claim) != lease.machine_here():
+            return ()
+        return local.origin.instances
+
     def _claim(self, folder: StateFolder, found: _Found, stored: Stored | None, decision: Decision) -> Stored:
         """The claim's swap. Which instances may hold it is written down before, so that a start after a crash knows its own."""
         index = found.index
@@ -232,7 +241,7 @@ class _Start:
         importing = self._archive_etag if decision.archive == "import" else None
         head = lease.claimed(
             stored.head if stored else None,
-            holder=f"{os.uname().nodename}:{os.getpid()}",
+            holder=lease.holder_here(),
             instance=self._instance,
             new_lineage=decision.new_lineage,
             import_etag=importing,
