@@ -1,7 +1,8 @@
-"""Servers start only when a selected test asks for them, once a session, and stop with it."""
+"""Servers start only when a selected test asks for them, once a session, and stop with it. The table of faults ends a run."""
 
 from __future__ import annotations
 
+import os
 import signal
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,17 +11,63 @@ from typing import Any
 import pytest
 
 from rig.buckets import Buckets
+from rig.fault_table import Row, Table, markdown
 from rig.minio_server import Running, minio
 from rig.seaweed_server import seaweed
 from the0.objects.credentials import StoreSettings
 from the0.objects.open import open_store
 from the0.objects.retry import Retrying
 
+FAULTS = pytest.StashKey[Table]()
+FAULT_SEED = int(os.environ.get("FAULT_SEED") or int.from_bytes(os.urandom(4)))
+
 
 def pytest_configure(config: pytest.Config) -> None:
     # A terminated run ends as an interrupted one does: fixtures are torn down, servers stopped.
-    del config
     signal.signal(signal.SIGTERM, signal.default_int_handler)
+    config.addinivalue_line(
+        "markers", "fault(tried, survived): a row of the table of faults, counted by the fixture `fault`"
+    )
+    config.stash[FAULTS] = Table()
+
+
+def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> None:
+    table = config.stash[FAULTS]
+    if not table.rows:
+        return
+    terminalreporter.section(f"faults (FAULT_SEED={FAULT_SEED})")
+    for line in table.lines(width=max(terminalreporter._tw.fullwidth, 140)):
+        terminalreporter.write_line(line)
+    if target := os.environ.get("THE0_FAULT_TABLE"):
+        Path(target).write_text(markdown(table.rows.values()))
+
+
+@pytest.fixture
+def fault_seed() -> int:
+    """What the instants of faults are drawn from; FAULT_SEED repeats a run's."""
+    print(f"FAULT_SEED={FAULT_SEED}")
+    return FAULT_SEED
+
+
+@pytest.fixture
+def fault(request: pytest.FixtureRequest) -> Iterator[Row]:
+    """The row that this test is; it counts its tries there. In the table once the test has passed."""
+    mark = request.node.get_closest_marker("fault")
+    assert mark is not None, "a test that counts tries says of what: @pytest.mark.fault(tried, survived)"
+    row = Row(*mark.args)
+    failed = request.session.testsfailed
+    yield row
+    if request.session.testsfailed == failed:
+        assert row.tries, "a row of which nothing was tried"
+        request.config.stash[FAULTS].add(row)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        if item.get_closest_marker("fault") is not None and "fault" not in getattr(item, "fixturenames", ()):
+            raise pytest.UsageError(
+                f"{item.nodeid} is a row of the table of faults, and does not count its tries (fixture `fault`)"
+            )
 
 
 @pytest.fixture(scope="session")

@@ -1,33 +1,16 @@
-"""The table of faults at the end of a run, and MinIO of this suite's own, which it may kill."""
+"""MinIO of this suite's own, which it may kill, and the bot whose work is judged."""
 
 from __future__ import annotations
 
-import os
 import random
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from faults.field import Field
-from faults.table import Row, Table
+from rig.fault_table import Row
 from rig.minio_server import Running, minio
-
-TABLE = pytest.StashKey[Table]()
-SEED = int(os.environ.get("FAULT_SEED") or int.from_bytes(os.urandom(4)))
-
-
-def pytest_configure(config: pytest.Config) -> None:
-    config.addinivalue_line("markers", "fault(tried, survived): a row of the table of faults")
-
-
-def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> None:
-    table = config.stash.get(TABLE, None)
-    if table is not None and table.rows:
-        terminalreporter.section(f"faults (FAULT_SEED={SEED})")
-        for line in table.lines(width=max(terminalreporter._tw.fullwidth, 140)):
-            terminalreporter.write_line(line)
 
 
 @pytest.fixture(scope="session")
@@ -37,19 +20,12 @@ def own_minio() -> Iterator[Running]:
 
 
 @pytest.fixture
-def luck(request: pytest.FixtureRequest) -> random.Random:
-    print(f"FAULT_SEED={SEED}")
-    return random.Random(f"{SEED} {request.node.name}")
+def luck(request: pytest.FixtureRequest, fault_seed: int) -> random.Random:
+    return random.Random(f"{fault_seed} {request.node.name}")
 
 
 @pytest.fixture
-def bot(request: pytest.FixtureRequest, own_minio: Running, tmp_path: Path) -> Iterator[Field]:
-    mark = request.node.get_closest_marker("fault")
-    assert mark is not None, "each test here is a row of the table"
-    row = Row(*mark.args)
-    made = Field(own_minio, tmp_path, row)
-    failed = request.session.testsfailed
+def bot(fault: Row, own_minio: Running, tmp_path: Path) -> Iterator[Field]:
+    made = Field(own_minio, tmp_path, fault)
     yield made
     made.close()
-    if request.session.testsfailed == failed and row.tries:
-        request.config.stash.setdefault(TABLE, Table()).rows.append(row)

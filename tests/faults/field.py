@@ -16,8 +16,8 @@ from pathlib import Path
 
 from bot_place import CODE_KEY, Place, Running, archive, eventually
 
-from faults.table import Row
 from rig.buckets import Buckets
+from rig.fault_table import Row
 from rig.minio_server import Running as MinIO
 from rig.proxy import Proxy
 from the0 import names, settings

@@ -7,10 +7,15 @@ import random
 
 import pytest
 
+from rig.fault_table import Row
 from the0 import canonical, statehash
 from the0.errors import ExitCode, Permanent
 from the0.sync.head import ArchiveRef, Claim, Content, Head, SegmentRef, decode, with_nonce
 
+DAMAGED = pytest.mark.fault(
+    "HEAD truncated, bit-flipped, garbage, malformed, of another bot, of a future format",
+    "it is refused, and said which it is",
+)
 HEAD = with_nonce(
     Head(
         content=Content(
@@ -37,7 +42,8 @@ def test_each_swap_has_a_nonce_of_its_own() -> None:
     assert with_nonce(HEAD).encode() != HEAD.encode()
 
 
-def test_every_flipped_bit_is_refused() -> None:
+@DAMAGED
+def test_every_flipped_bit_is_refused(fault: Row) -> None:
     data = HEAD.encode()
     chosen = random.Random(7)
     for _ in range(300):
@@ -46,13 +52,16 @@ def test_every_flipped_bit_is_refused() -> None:
         with pytest.raises(Permanent) as caught:
             decode(bytes(damaged), bot_id="bot")
         assert caught.value.code is ExitCode.STATE_DAMAGED
+        fault.judged()
 
 
-def test_every_truncation_is_refused() -> None:
+@DAMAGED
+def test_every_truncation_is_refused(fault: Row) -> None:
     data = HEAD.encode()
     for length in range(len(data)):
         with pytest.raises(Permanent):
             decode(data[:length], bot_id="bot")
+        fault.judged()
 
 
 def _signed(body: dict[str, object]) -> bytes:
@@ -60,12 +69,15 @@ def _signed(body: dict[str, object]) -> bytes:
     return canonical.dumps({**body, "self_digest": statehash.digest(canonical.dumps(body).encode())}).encode()
 
 
-def test_a_newer_format_is_named() -> None:
+@DAMAGED
+def test_a_newer_format_is_named(fault: Row) -> None:
     body = json.loads(HEAD.encode())
     with pytest.raises(Permanent, match="format 2"):
         decode(_signed({**body, "format": 2}), bot_id="bot")
+    fault.judged()
 
 
+@DAMAGED
 @pytest.mark.parametrize(
     "damage",
     [
@@ -78,22 +90,27 @@ def test_a_newer_format_is_named() -> None:
         lambda body: body.update(content=[]),
     ],
 )
-def test_a_well_signed_but_wrong_body_is_refused(damage: object) -> None:
+def test_a_well_signed_but_wrong_body_is_refused(damage: object, fault: Row) -> None:
     body = json.loads(HEAD.encode())
     damage(body)  # type: ignore[operator]
     with pytest.raises(Permanent):
         decode(_signed(body), bot_id="bot")
+    fault.judged()
 
 
-def test_the_head_of_another_bot_is_refused() -> None:
+@DAMAGED
+def test_the_head_of_another_bot_is_refused(fault: Row) -> None:
     with pytest.raises(Permanent, match="another bot"):
         decode(HEAD.encode(), bot_id="bot2")
+    fault.judged()
 
 
+@DAMAGED
 @pytest.mark.parametrize(
     "data", [b"", b"null", b"[]", b"{}", b"\xff", b"[" * 100_000, b'{"format": 1}', b'{"format": "1"}']
 )
-def test_garbage_is_refused(data: bytes) -> None:
+def test_garbage_is_refused(data: bytes, fault: Row) -> None:
     with pytest.raises(Permanent) as caught:
         decode(data, bot_id="bot")
     assert "bot" in caught.value.sentence
+    fault.judged()

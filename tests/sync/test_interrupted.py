@@ -13,11 +13,17 @@ import pytest
 from test_start import publish_archive, put_archive, tar_of
 from world import Host, Tree, World, every_kill, write_tree
 
+from rig.fault_table import Row
 from the0 import names
 from the0.objects.store import ObjectStore
 from the0.sync.cleaning import Bounds
 from the0.sync.sweep import Limits, Swept
 
+pytestmark = pytest.mark.fault(
+    "kill -9 at each request (before it, and before its reply) and each change of the disk of a first claim, claim, restore, commit, "
+    "cleaning, sweep, import, clearing, archive and release",
+    "the tree on the disk, or else exactly a generation that was sent, none older than the last one reported",
+)
 SDK = f"{names.SDK_STATE_DIR}/cash.json"
 ONE: dict[str, bytes | None] = {"a": b"1", "f/big": b"x" * 200_000, SDK: b"1"}
 TWO: dict[str, bytes | None] = {"a": b"2", "f/new": b"n", SDK: b"2"}
@@ -54,7 +60,7 @@ def ran_before(world: World, host: Host, tree: dict[str, bytes | None] = ONE, *,
         publish_archive(world, host)
 
 
-def test_commit(world: World, here: Host, record_property: Callable[[str, object], None]) -> None:
+def test_commit(world: World, here: Host, fault: Row) -> None:
     trees: list[Tree] = []
 
     def prepare() -> None:
@@ -80,7 +86,7 @@ def test_commit(world: World, here: Host, record_property: Callable[[str, object
         world.check()
 
     count = each_kill(world, prepare, lambda store: world.commit(here, store=store), then)
-    record_property("kills", count)
+    fault.judged(tries=count)
     assert count > 5
 
 
@@ -109,7 +115,7 @@ def every_generation_comes_back(world: World, trees: dict[int, Tree]) -> None:
         assert world.stored_tree(world.history.content_at(world.head.content, generation)) == trees[generation]
 
 
-def test_commit_that_cleans(world: World, here: Host, record_property: Callable[[str, object], None]) -> None:
+def test_commit_that_cleans(world: World, here: Host, fault: Row) -> None:
     trees: dict[int, Tree] = {}
 
     def prepare() -> None:
@@ -136,11 +142,11 @@ def test_commit_that_cleans(world: World, here: Host, record_property: Callable[
         world.check()
 
     count = each_kill(world, prepare, lambda store: world.commit(here, store=store, bounds=FEW), then)
-    record_property("kills", count)
+    fault.judged(tries=count)
     assert count > 7
 
 
-def test_sweep(world: World, here: Host, record_property: Callable[[str, object], None]) -> None:
+def test_sweep(world: World, here: Host, fault: Row) -> None:
     trees: dict[int, Tree] = {}
 
     def prepare() -> None:
@@ -177,10 +183,10 @@ def test_sweep(world: World, here: Host, record_property: Callable[[str, object]
         assert world.segment_keys() == named
         world.check()
 
-    record_property("kills", each_kill(world, prepare, sweep, then))
+    fault.judged(tries=each_kill(world, prepare, sweep, then))
 
 
-def test_claim_of_a_tree_that_stays(world: World, here: Host, record_property: Callable[[str, object], None]) -> None:
+def test_claim_of_a_tree_that_stays(world: World, here: Host, fault: Row) -> None:
     trees: list[Tree] = []
 
     def prepare() -> None:
@@ -197,12 +203,10 @@ def test_claim_of_a_tree_that_stays(world: World, here: Host, record_property: C
         assert world.stored_tree() == trees[0]
         world.check()
 
-    record_property(
-        "kills", each_kill(world, prepare, lambda store: world.start(here, store=store, instance="killed"), then)
-    )
+    fault.judged(tries=each_kill(world, prepare, lambda store: world.start(here, store=store, instance="killed"), then))
 
 
-def test_first_claim(world: World, here: Host, record_property: Callable[[str, object], None]) -> None:
+def test_first_claim(world: World, here: Host, fault: Row) -> None:
     def then(step: int) -> None:
         started = world.start(here)
         assert started.wait_s == 0.0, f"step {step}"
@@ -212,12 +216,12 @@ def test_first_claim(world: World, here: Host, record_property: Callable[[str, o
         assert world.stored_tree() == here.tree
         world.check()
 
-    record_property(
-        "kills", each_kill(world, lambda: None, lambda store: world.start(here, store=store, instance="killed"), then)
+    fault.judged(
+        tries=each_kill(world, lambda: None, lambda store: world.start(here, store=store, instance="killed"), then)
     )
 
 
-def test_adopting_a_tree(world: World, here: Host, record_property: Callable[[str, object], None]) -> None:
+def test_adopting_a_tree(world: World, here: Host, fault: Row) -> None:
     trees: list[Tree] = []
 
     def prepare() -> None:
@@ -231,10 +235,10 @@ def test_adopting_a_tree(world: World, here: Host, record_property: Callable[[st
         assert world.stored_tree() == trees[0]
         world.check()
 
-    record_property("kills", each_kill(world, prepare, lambda store: world.start(here, store=store), then))
+    fault.judged(tries=each_kill(world, prepare, lambda store: world.start(here, store=store), then))
 
 
-def test_restore(world: World, here: Host, record_property: Callable[[str, object], None]) -> None:
+def test_restore(world: World, here: Host, fault: Row) -> None:
     trees: list[Tree] = []
     there = world.host("there")
 
@@ -253,10 +257,10 @@ def test_restore(world: World, here: Host, record_property: Callable[[str, objec
         assert here.asides == []
         world.check()
 
-    record_property("kills", each_kill(world, prepare, lambda store: world.start(here, store=store), then))
+    fault.judged(tries=each_kill(world, prepare, lambda store: world.start(here, store=store), then))
 
 
-def test_restore_over_an_older_tree(world: World, here: Host, record_property: Callable[[str, object], None]) -> None:
+def test_restore_over_an_older_tree(world: World, here: Host, fault: Row) -> None:
     trees: list[Tree] = []
     there = world.host("there")
 
@@ -278,10 +282,10 @@ def test_restore_over_an_older_tree(world: World, here: Host, record_property: C
         assert world.commit(here).generation is None
         world.check()
 
-    record_property("kills", each_kill(world, prepare, lambda store: world.start(here, store=store), then))
+    fault.judged(tries=each_kill(world, prepare, lambda store: world.start(here, store=store), then))
 
 
-def test_import_by_key(world: World, here: Host, record_property: Callable[[str, object], None]) -> None:
+def test_import_by_key(world: World, here: Host, fault: Row) -> None:
     def prepare() -> None:
         ran_before(world, here, archive=True)
         world.release(here)
@@ -300,10 +304,10 @@ def test_import_by_key(world: World, here: Host, record_property: Callable[[str,
         assert (here.state / SDK).read_bytes() == b"edited"
         world.check()
 
-    record_property("kills", each_kill(world, prepare, lambda store: world.start(here, store=store), then))
+    fault.judged(tries=each_kill(world, prepare, lambda store: world.start(here, store=store), then))
 
 
-def test_import_of_a_whole_archive(world: World, here: Host, record_property: Callable[[str, object], None]) -> None:
+def test_import_of_a_whole_archive(world: World, here: Host, fault: Row) -> None:
     expected = {b"other": ("dir", b""), b"other/x": ("file", b"9")}
 
     def prepare() -> None:
@@ -316,10 +320,10 @@ def test_import_of_a_whole_archive(world: World, here: Host, record_property: Ca
         assert here.tree == expected == world.stored_tree(), f"step {step}"
         world.check()
 
-    record_property("kills", each_kill(world, prepare, lambda store: world.start(here, store=store), then))
+    fault.judged(tries=each_kill(world, prepare, lambda store: world.start(here, store=store), then))
 
 
-def test_first_import(world: World, here: Host, record_property: Callable[[str, object], None]) -> None:
+def test_first_import(world: World, here: Host, fault: Row) -> None:
     expected = {b"other": ("dir", b""), b"other/x": ("file", b"9")}
 
     def then(step: int) -> None:
@@ -330,10 +334,10 @@ def test_first_import(world: World, here: Host, record_property: Callable[[str, 
     def prepare() -> None:
         put_archive(world, tar_of({"other/x": b"9"}))
 
-    record_property("kills", each_kill(world, prepare, lambda store: world.start(here, store=store), then))
+    fault.judged(tries=each_kill(world, prepare, lambda store: world.start(here, store=store), then))
 
 
-def test_clearing(world: World, here: Host, record_property: Callable[[str, object], None]) -> None:
+def test_clearing(world: World, here: Host, fault: Row) -> None:
     def prepare() -> None:
         ran_before(world, here, archive=True)
         world.release(here)
@@ -346,10 +350,10 @@ def test_clearing(world: World, here: Host, record_property: Callable[[str, obje
         assert world.stored_tree() == here.tree
         world.check()
 
-    record_property("kills", each_kill(world, prepare, lambda store: world.start(here, store=store), then))
+    fault.judged(tries=each_kill(world, prepare, lambda store: world.start(here, store=store), then))
 
 
-def test_publishing_the_archive(world: World, here: Host, record_property: Callable[[str, object], None]) -> None:
+def test_publishing_the_archive(world: World, here: Host, fault: Row) -> None:
     def prepare() -> None:
         ran_before(world, here, archive=True)
         write_tree(here.state, TWO)
@@ -364,10 +368,10 @@ def test_publishing_the_archive(world: World, here: Host, record_property: Calla
         assert (here.state / SDK).read_bytes() == b"2"
         world.check()
 
-    record_property("kills", each_kill(world, prepare, publish, then))
+    fault.judged(tries=each_kill(world, prepare, publish, then))
 
 
-def test_release(world: World, here: Host, record_property: Callable[[str, object], None]) -> None:
+def test_release(world: World, here: Host, fault: Row) -> None:
     def release(store: ObjectStore) -> None:
         World(store=store, buckets=world.buckets, base=world.base).release(here)
 
@@ -378,4 +382,4 @@ def test_release(world: World, here: Host, record_property: Callable[[str, objec
         assert there.tree == here.tree
         world.check()
 
-    record_property("kills", each_kill(world, lambda: ran_before(world, here), release, then))
+    fault.judged(tries=each_kill(world, lambda: ran_before(world, here), release, then))

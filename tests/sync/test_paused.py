@@ -15,12 +15,18 @@ import pytest
 from test_interrupted import ALL, FEW, FEWER, ONE, every_generation_comes_back, many_commits
 from world import Host, Tree, World, write_tree
 
+from rig.fault_table import Row
 from the0 import names
 from the0.objects.store import ObjectStore
 from the0.sync.commit import Committer, Fenced
 from the0.sync.head import HeadFile
 from the0.sync.local import StateFolder
 from the0.sync.sweep import Limits, Sweeper, Swept
+
+PAUSED = pytest.mark.fault(
+    "a writer paused for hours around each of its requests, while another takes over, stores, cleans and sweeps",
+    "the other one's generations, all of them; the paused one stores and deletes nothing that counts",
+)
 
 
 class Paused:
@@ -87,8 +93,9 @@ def there(world: World) -> Host:
     return world.host("there")
 
 
+@PAUSED
 @pytest.mark.parametrize("length", [0, 1, 9])
-def test_a_paused_commit_that_cleans(world: World, here: Host, there: Host, length: int) -> None:
+def test_a_paused_commit_that_cleans(world: World, here: Host, there: Host, length: int, fault: Row) -> None:
     trees: dict[int, Tree] = {}
 
     def prepare() -> None:
@@ -133,11 +140,14 @@ def test_a_paused_commit_that_cleans(world: World, here: Host, there: Host, leng
             committer = Committer.of(here.settings, store, folder=folder, index=index, stored=stored, bounds=FEW)
             committer.commit(committer.scan())
 
-    assert each_pause(world, prepare, commit, meanwhile, then) >= 6
+    pauses = each_pause(world, prepare, commit, meanwhile, then)
+    assert pauses >= 6
+    fault.judged(tries=pauses)
 
 
+@PAUSED
 @pytest.mark.parametrize("length", [0, 5])
-def test_a_paused_sweep(world: World, here: Host, there: Host, length: int) -> None:
+def test_a_paused_sweep(world: World, here: Host, there: Host, length: int, fault: Row) -> None:
     trees: dict[int, Tree] = {}
     tight = Limits(age_s=-1.0, floor_bytes=1_000)
 
@@ -169,7 +179,9 @@ def test_a_paused_sweep(world: World, here: Host, there: Host, length: int) -> N
     def sweep(store: ObjectStore) -> None:
         world.sweep(store=store, limits=tight, live_bytes=0)
 
-    assert each_pause(world, prepare, sweep, meanwhile, then) > 10
+    pauses = each_pause(world, prepare, sweep, meanwhile, then)
+    assert pauses > 10
+    fault.judged(tries=pauses)
 
 
 def test_what_a_cut_off_commit_uploaded_is_not_swept_before_its_generation_has_passed(world: World, here: Host) -> None:

@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 from world import Host, Tree, World, read_tree, write_tree
 
+from rig.fault_table import Row
 from the0 import names
 from the0.errors import ExitCode, Fault
 from the0.settings import Limits, Policies
@@ -53,6 +54,20 @@ def tar_of(members: dict[str, bytes | None], *, format: int = tarfile.PAX_FORMAT
 
 def put_archive(world: World, data: bytes) -> str:
     return world.store.put(world.buckets.state, names.archive_key(world.bot_id), data)
+
+
+POWER_LOST = pytest.mark.fault(
+    "power loss imitated: the index kept, files rolled back or not, another boot id",
+    "the tree where it is what was stored, else what was stored; a person chooses where commits had been failing",
+)
+CONTRADICTING = pytest.mark.fault(
+    "HEAD deleted, of another lineage, older, or of other segments than the tree on the disk",
+    "the start is refused (211), and nothing is changed",
+)
+DAMAGED = pytest.mark.fault(
+    "segments truncated, emptied, bit-flipped, with something behind them, missing",
+    "the start is refused (214), never empty; once they are back, all is there",
+)
 
 
 def reboot(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -141,7 +156,8 @@ def test_an_emptied_folder_is_a_change_like_any_other(world: World) -> None:
     world.check()
 
 
-def test_after_a_reboot_an_unchanged_tree_is_kept(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+@POWER_LOST
+def test_after_a_reboot_an_unchanged_tree_is_kept(world: World, monkeypatch: pytest.MonkeyPatch, fault: Row) -> None:
     host = world.host()
     tree = committed(world, host)
     reboot(monkeypatch)
@@ -154,9 +170,13 @@ def test_after_a_reboot_an_unchanged_tree_is_kept(world: World, monkeypatch: pyt
         assert index is not None
         assert Origin.decode(index.meta).boot_id == "another-boot"
     world.check()
+    fault.judged()
 
 
-def test_after_a_reboot_a_torn_tree_gives_way_to_the_store(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+@POWER_LOST
+def test_after_a_reboot_a_torn_tree_gives_way_to_the_store(
+    world: World, monkeypatch: pytest.MonkeyPatch, fault: Row
+) -> None:
     host = world.host()
     tree = committed(world, host)
     stat_before = os.stat(host.state / "a.txt")
@@ -167,10 +187,12 @@ def test_after_a_reboot_a_torn_tree_gives_way_to_the_store(world: World, monkeyp
     assert host.tree == tree
     assert (host.asides[0] / "a.txt").read_bytes() == b"0ne"
     world.check()
+    fault.judged()
 
 
+@POWER_LOST
 def test_after_a_reboot_while_commits_were_failing_a_person_chooses(
-    world: World, monkeypatch: pytest.MonkeyPatch
+    world: World, monkeypatch: pytest.MonkeyPatch, fault: Row
 ) -> None:
     host = world.host()
     committed(world, host)
@@ -186,6 +208,7 @@ def test_after_a_reboot_while_commits_were_failing_a_person_chooses(
     assert caught.value.code is ExitCode.REFUSED
     assert (host.state / "a.txt").read_bytes() == b"newer than the store"
     assert world.head == before, "a refused start does not claim"
+    fault.judged()
 
 
 def test_another_host_ran_it_since(world: World) -> None:
@@ -243,8 +266,9 @@ def other_digest(world: World) -> None:
     heads.swap(stored, with_nonce(replace(stored.head, content=replace(stored.head.content, segments=()))))
 
 
+@CONTRADICTING
 @pytest.mark.parametrize("damage", [delete_head, other_lineage, older, other_digest])
-def test_a_contradiction_is_refused_and_a_person_chooses(world: World, damage: object) -> None:
+def test_a_contradiction_is_refused_and_a_person_chooses(world: World, damage: object, fault: Row) -> None:
     host = world.host()
     tree = committed(world, host)
     damage(world)  # type: ignore[operator]
@@ -253,6 +277,7 @@ def test_a_contradiction_is_refused_and_a_person_chooses(world: World, damage: o
     assert caught.value.code is ExitCode.REFUSED
     assert "runtime state adopt" in caught.value.sentence
     assert host.tree == tree
+    fault.judged()
 
 
 def test_segments_without_head_are_no_first_run(world: World) -> None:
@@ -547,7 +572,8 @@ def segment_path(world: World) -> Path:
     return world.base / "store" / world.buckets.state / world.head.content.segments[0].key
 
 
-def test_damaged_state_is_never_started_from(world: World) -> None:
+@DAMAGED
+def test_damaged_state_is_never_started_from(world: World, fault: Row) -> None:
     committed(world, world.host())
     path = segment_path(world)
     good = path.read_bytes()
@@ -564,6 +590,7 @@ def test_damaged_state_is_never_started_from(world: World) -> None:
             world.start(other)
         assert caught.value.code is ExitCode.STATE_DAMAGED
         assert other.tree == {}
+        fault.judged()
     path.unlink()
     with pytest.raises(Fault) as caught:
         world.start(other)
@@ -571,6 +598,7 @@ def test_damaged_state_is_never_started_from(world: World) -> None:
     path.write_bytes(good)
     assert world.start(other).how == "restored"
     world.check()
+    fault.judged()
 
 
 def test_state_over_the_limit_is_not_restored(world: World) -> None:

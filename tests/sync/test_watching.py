@@ -14,6 +14,7 @@ import pytest
 from test_keeper import keeping
 from world import Host, World, write_tree
 
+from rig.fault_table import Row
 from the0 import statehash
 from the0.sync import daemon, rehash, watching
 from the0.sync.daemon import Keeper
@@ -120,7 +121,11 @@ def test_rest_ends_with_the_bell_the_time_or_news(tmp_path: Path) -> None:
     os.close(fd)
 
 
-def test_news_that_were_lost_are_found_by_a_look_at_everything(world: World) -> None:
+@pytest.mark.fault(
+    "more changes than the queue of inotify holds (fs.inotify.max_queued_events)",
+    "all of them: the whole tree is looked at",
+)
+def test_news_that_were_lost_are_found_by_a_look_at_everything(world: World, fault: Row) -> None:
     limit = int(Path("/proc/sys/fs/inotify/max_queued_events").read_text())
     host = world.host()
     world.start(host)
@@ -135,6 +140,7 @@ def test_news_that_were_lost_are_found_by_a_look_at_everything(world: World) -> 
             write_tree(host.state, {f"c/{second}": b"lost"})
             kept.keeper.one_pass(second)
             assert world.stored_tree() == host.tree
+            fault.judged()
         for file in files:
             os.close(file)
         write_tree(host.state, {"c/d": b"seen"})
