@@ -115,8 +115,12 @@ def log(message: str, data_or_level: Mapping[str, Any] | str | None = None, leve
 def sleep(seconds: float) -> bool:
     """Sleeps, and wakes when the bot is asked to stop. True if that is why it woke, so that a bot can say
     `while not sleep(60)`. A bot without a SIGTERM handler of its own is ended by the runtime instead."""
-    if math.isnan(seconds) or seconds < 0:
-        raise ValueError(f"cannot sleep for {seconds} seconds")
+    try:
+        senseless = math.isnan(seconds) or seconds < 0
+    except TypeError:
+        raise TypeError(f"sleep takes a number of seconds, unlike {seconds!r}") from None
+    if senseless:
+        raise ValueError(f"cannot sleep for {seconds} seconds: give 0 or more")
     return stops.WATCH.wait(seconds)
 
 

@@ -49,7 +49,10 @@ def set(key: str, value: Any) -> None:  # noqa: A001 - the name is the interface
         text = json.dumps(value, allow_nan=False)
     except (TypeError, ValueError, RecursionError) as reason:
         kind = TypeError if isinstance(reason, TypeError) else ValueError
-        raise kind(f"the value for the state key {key!r} is not JSON: {reason}") from reason
+        # Without the frames of the json module, in which nobody finds the mistake.
+        raise kind(
+            f"the value for the state key {key!r} is not JSON: {reason}; convert it first, to text for instance"
+        ) from None
     os.makedirs(os.path.dirname(path), exist_ok=True)
     write_whole(path, text)
 
@@ -120,7 +123,7 @@ def _path(key: str) -> str:
     if not isinstance(key, str) or not key:
         raise ValueError(f"a state key is text and not empty, unlike {key!r}")
     if "/" in key or "\\" in key or ".." in key or "\0" in key:
-        raise ValueError(f"the state key {key!r} must not contain '/', '\\', '..' or NUL")
+        raise ValueError(f"the state key {key!r} must not contain '/', '\\', '..' or NUL: write '-' or '_' instead")
     name = key + _SUFFIX
     if len(os.fsencode(name)) > 255:
         raise ValueError(f"the state key {key[:20]!r}… is too long: 250 bytes are allowed")

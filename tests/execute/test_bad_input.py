@@ -17,6 +17,7 @@ from bot_place import CODE_KEY, Ended, Place, archive
 
 from rig.proxy import Delay, Proxy
 from the0.errors import ExitCode
+from the0.execute import target
 from the0.objects.credentials import StoreSettings
 from the0.objects.open import open_store
 
@@ -60,7 +61,9 @@ def errors(log: str) -> list[str]:
         ("RUNTIME", "cobol", 202, ["'cobol'", "python3.11", "rust-stable"]),
         ("ENTRYPOINT", "../main.py", 204, ["'../main.py'", "main.py"]),
         ("ENTRYPOINT", "/etc/passwd", 204, ["'/etc/passwd'"]),
-        ("ENTRYPOINT", "missing.py", 204, ["'missing.py'", "holds main.py"]),
+        ("ENTRYPOINT", "other.py", 204, ["'other.py'", "holds main.py", "correct the entrypoint, or"]),
+        ("ENTRYPOINT", "mian.py", 204, ["'mian.py'", "holds main.py", "(is it 'main.py'?)"]),
+        ("ENTRYPOINT", "src/Main.py", 204, ["'src/Main.py'", "(is it 'main.py'?)"]),
         ("BOT_CONFIG", "{not json", 201, ["BOT_CONFIG", "JSON object"]),
         ("BOT_CONFIG", "[1]", 201, ["BOT_CONFIG", "array"]),
         ("BOT_CONFIG", '{"the0": {"store_down": "panic"}}', 201, ["store_down", "run or stop"]),
@@ -217,6 +220,36 @@ def test_code_of_a_former_run_is_replaced_whole(place: Place) -> None:
 def test_code_that_should_be_there_and_is_not(place: Place) -> None:
     place.env["CODE_FILE"] = None
     check(place, place.run(), 204, "'main.py'", str(place.code))
+
+
+@pytest.mark.parametrize(
+    ("program", "mode", "words"),
+    [
+        (b"int main() { return 0; }\n", 0o644, ["Exec format error", "no program", "name the program"]),
+        (b"\x7fELF\2\1\1\0" + bytes(56), 0o755, ["Exec format error", "another kind of machine"]),
+        (b"#!/opt/no-such-shell -e\necho\n", 0o755, ["No such file", "names /opt/no-such-shell -e"]),
+        (b"#!/bin/sh\r\necho\r\n", 0o755, ["carriage return", "(LF)"]),
+    ],
+)
+def test_programs_that_cannot_be_started(place: Place, program: bytes, mode: int, words: list[str]) -> None:
+    place.env |= {"RUNTIME": "gcc13", "ENTRYPOINT": "build/bot"}
+    place.put(archive({"build/bot": program}, modes={"build/bot": mode}))
+    check(place, place.run(), 204, "build/bot", *words, left=frozenset({"build"}))
+
+
+def test_only_some_of_very_many_files_are_looked_at_for_a_name_like_it(tmp_path: Path) -> None:
+    """A bot may have made any number of them, and folders that lead nowhere."""
+    (tmp_path / "many").mkdir()
+    for number in range(target.SEARCHED + 10):
+        (tmp_path / "many" / f"{number:05}").touch()
+    (tmp_path / "build").mkdir()
+    (tmp_path / "build/bot").touch()
+    (tmp_path / "loop").symlink_to(tmp_path)
+    os.mkfifo(tmp_path / "fifo")
+    assert target.suggestion(str(tmp_path), "bto") in ("", " (is it 'build/bot'?)")
+    assert len(target._some_files(str(tmp_path))) <= 2 * target.SEARCHED
+    assert target.suggestion(str(tmp_path / "build"), "Bot") == " (is it 'bot'?)"
+    assert target.suggestion(str(tmp_path / "not-there"), "bot") == ""
 
 
 def test_without_sync_and_without_a_store_code_must_be_there(place: Place) -> None:

@@ -47,6 +47,7 @@ def test_script_without_main_has_run_when_its_import_ends(place: Place) -> None:
     ended = place.run()
     assert (ended.code, ended.out) == (0, "once main\n")
     assert place.result()["status"] == "success"
+    assert "has no main(bot_id, config)" in place.result()["message"], "whoever misspelt it finds it here"
 
 
 @pytest.mark.parametrize(
@@ -87,6 +88,50 @@ def test_exception_leaves_a_traceback_that_begins_with_the_bot(place: Place) -> 
     assert "RuntimeError: lost the socket" in ended.log
 
 
+@pytest.mark.parametrize(
+    ("main", "what", "remedy"),
+    [
+        ("import not_there", "No module named 'not_there'", "does not bring 'not_there' along"),
+        ("import not_there.deep", "No module named 'not_there'", "pip install --target vendor PACKAGE"),
+        ("def main(): pass", "main() takes 0 positional arguments but 2 were given", "calls main(bot_id, config)"),
+        ("async def main(bot_id): pass", "main() takes 1 positional argument but 2", "calls main(bot_id, config)"),
+        ("import json.not_there", "No module named 'json.not_there'", None),
+        ("def main(bot_id, config): len(5)", "object of type 'int' has no len()", None),
+        ("def main(bot_id, config): main()", "main() missing 2 required positional arguments", None),
+    ],
+)
+def test_what_beginners_do_wrong_comes_with_what_to_do(place: Place, main: str, what: str, remedy: str | None) -> None:
+    place.put_bot(main)
+    ended = place.run()
+    assert ended.code == 1
+    message = place.result()["message"]
+    for told in (ended.log, message):
+        assert what in told
+        if remedy is None:
+            assert "along" not in told
+            assert "calls" not in told
+        else:
+            assert remedy in told
+
+
+def test_a_finder_of_the_bots_that_fails_does_not_hide_the_failure(place: Place) -> None:
+    place.put_bot("""
+        import sys
+        class Finder:
+            def find_spec(self, name, path=None, target=None):
+                if name == "not_there" and Finder.asked:
+                    raise OSError("asked again")
+                Finder.asked = True
+        Finder.asked = False
+        sys.meta_path.append(Finder())
+        import not_there
+    """)
+    ended = place.run()
+    assert (ended.code, place.result()["status"]) == (1, "error")
+    assert "No module named 'not_there'" in ended.log
+    assert "asked again" not in ended.log
+
+
 def test_syntax_error_is_shown_with_its_line(place: Place) -> None:
     place.put_bot("def main(:\n    pass\n")
     ended = place.run()
@@ -109,7 +154,7 @@ def test_result_of_the_bot_stands(place: Place) -> None:
 
 
 def test_result_that_came_with_the_archive_is_not_this_runs(place: Place) -> None:
-    place.put_bot("print('hi')", result_json='{"status": "success", "message": "stale"}')
+    place.put_bot("def main(*_): print('hi')", result_json='{"status": "success", "message": "stale"}')
     assert place.run().code == 0
     assert place.result()["message"] == "The bot has ended."
 

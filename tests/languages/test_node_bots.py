@@ -175,6 +175,30 @@ def test_exit_codes(node: Place, body: str, code: int, status: str, told: str) -
         assert told.rpartition(": ")[2] in ended.log
 
 
+@pytest.mark.parametrize(
+    ("entrypoint", "main", "what", "remedy"),
+    [
+        ("main.js", "require('not-there/deep')", "Cannot find module 'not-there/deep'", "npm install not-there in"),
+        ("main.js", "require('@some/one')", "Cannot find module '@some/one'", "npm install @some/one in"),
+        ("main.js", "require('./helper')", "Cannot find module './helper'", "correct its name"),
+        ("main.mjs", "import 'not-there'", "Cannot find package 'not-there'", "npm install not-there in"),
+        ("main.mjs", "import './helper.js'", "helper.js' imported from", "correct its name"),
+    ],
+)
+def test_a_module_that_is_missing_comes_with_what_to_do(
+    node: Place, entrypoint: str, main: str, what: str, remedy: str
+) -> None:
+    node.env["ENTRYPOINT"] = entrypoint
+    put(node, main)
+    ended = node.run()
+    assert ended.code == 1
+    message = node.result()["message"]
+    for told in (ended.log, message):
+        assert what in told
+        assert remedy in told
+        assert "node.cjs" not in told, "nothing of ours, which nobody can mend"
+
+
 def test_a_traceback_shows_the_bots_own_frames(node: Place) -> None:
     put(
         node,
@@ -233,7 +257,8 @@ def test_a_script_without_main_runs_once_to_its_end(node: Place) -> None:
     put(node, "console.log('once'); setTimeout(() => console.log('later'), 50); exports.helper = 1")
     ended = node.run()
     assert (ended.code, ended.out) == (0, "once\nlater\n")
-    assert node.result() == SUCCESS
+    assert node.result()["status"] == "success"
+    assert "exports no main(bot_id, config)" in node.result()["message"], "whoever misspelt it finds it here"
 
 
 def test_all_that_was_printed_arrives(node: Place) -> None:

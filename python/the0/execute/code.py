@@ -111,7 +111,8 @@ def _root_of(staging_fd: int, wanted: Wanted) -> int:
         os.close(root_fd)
     raise Fatal(
         f"The entrypoint {clip(wanted.file)!r} is not in the code archive {_name(wanted)}, which holds "
-        f"{_some(top)} at its top level: correct the entrypoint, or deploy the bot again.",
+        f"{_some(top)} at its top level: correct the entrypoint"
+        f"{target.suggestion(os.path.join(wanted.folder, STAGING), wanted.file)}, or deploy the bot again.",
         code=ExitCode.ENTRYPOINT,
     )
 

@@ -68,8 +68,7 @@ class Program:
             ) from reason
         if failure is not None:
             raise Fatal(
-                f"The query process cannot be started: {self.argv[0]}: {failure.strerror}; "
-                "deploy a program that runs on this machine.",
+                f"The query process cannot be started: {self.argv[0]}: {target.not_started(self.argv[0], failure)}.",
                 code=ExitCode.ENTRYPOINT,
             )
         return spawned

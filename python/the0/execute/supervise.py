@@ -127,9 +127,10 @@ class _Run:
         spawned = self._launched.bot or self._spawn_bot()
         failure = child.exec_failure(spawned)
         if failure is not None:
+            program = self._job.argv[0]
+            why = f"{failure.strerror}; repair this installation" if early else target.not_started(program, failure)
             raise Fatal(
-                f"The bot cannot be started: {self._job.argv[0]}: {failure.strerror}; "
-                + ("repair this installation." if early else "deploy a program that runs on this machine."),
+                f"The bot cannot be started: {program}: {why}.",
                 code=ExitCode.LANGUAGE if early else ExitCode.ENTRYPOINT,
             )
         if early:

@@ -21,6 +21,7 @@ const bot = {
   ending: false,
   pending: false, // main was called and has not settled
   drained: false, // nothing is left that could wake the process
+  without: false, // it has no main
 };
 
 function waitForWord(fd) {
@@ -121,7 +122,10 @@ function readConfigFile() {
 async function run() {
   readConfigFile();
   const main = mainOf(await load());
-  if (main === undefined) return; // it has run; what it left open goes on, as with `node FILE`
+  if (main === undefined) {
+    bot.without = true; // it has run; what it left open goes on, as with `node FILE`
+    return;
+  }
   bot.pending = true;
   const returned = await main(process.env.BOT_ID, JSON.parse(process.env.BOT_CONFIG));
   bot.pending = false;
@@ -133,22 +137,47 @@ async function run() {
 // --- its end ---------------------------------------------------------------------------------------
 
 function success() {
-  return { status: "success", message: "The bot has ended." };
+  const message = bot.without
+    ? "The file was run to its end: it exports no main(bot_id, config) that could be called."
+    : "The bot has ended.";
+  return { status: "success", message };
 }
 
 function failed(failure) {
   let message;
   try {
     message = failure instanceof Error ? `${failure.name}: ${failure.message}` : String(failure);
+    message = withoutUs(message).slice(0, MESSAGE_CHARACTERS);
+    const advice = remedy(failure);
+    if (advice) message = `${message.split("\n")[0]}. ${advice}`;
   } catch {
     message = "The bot failed with something that cannot be shown.";
   }
-  return { status: "error", message: message.slice(0, MESSAGE_CHARACTERS) };
+  return { status: "error", message };
+}
+
+/** What to do about a module that is missing; "" for all other failures. */
+function remedy(failure) {
+  if (!["MODULE_NOT_FOUND", "ERR_MODULE_NOT_FOUND"].includes(failure?.code)) return "";
+  const wanted = /^Cannot find (?:module|package) '([^']+)'/.exec(failure.message)?.[1];
+  if (wanted === undefined) return "";
+  if (/^(\.|\/|file:)/.test(wanted)) {
+    return "No such file is among the bot's: correct its name, or put it into the bot's folder, and deploy again.";
+  }
+  const name = wanted.split("/", wanted.startsWith("@") ? 2 : 1).join("/");
+  return `The bot's archive does not bring '${name}' along: run npm install ${name} in the bot's folder, and deploy again.`;
+}
+
+function withoutUs(text) {
+  return text
+    .split("\n")
+    .filter((line) => !line.includes(__filename))
+    .join("\n");
 }
 
 function show(failure) {
-  const lines = util.inspect(failure).split("\n");
-  process.stderr.write(`${lines.filter((line) => !line.includes(__filename)).join("\n")}\n`);
+  const advice = remedy(failure);
+  process.stderr.write(`${withoutUs(util.inspect(failure))}\n${advice ? `${advice}\n` : ""}`);
 }
 
 /** Ends the process once what was printed has left it. Without a code: 0, or what the bot put into process.exitCode. */

@@ -20,6 +20,7 @@ import threading
 RESULT = "result.json"
 MESSAGE_CHARACTERS = 10_000
 SUCCESS = (0, "success", "The bot has ended.")
+NO_MAIN = (0, "success", "The file was run to its end: it has no main(bot_id, config) that could be called.")
 TERMINATED = (0, "terminated", "The bot was asked to stop.")
 IMPORT_MACHINERY = ("<frozen importlib._bootstrap>", "<frozen importlib._bootstrap_external>")
 
@@ -87,9 +88,10 @@ def config_text():
 
 
 def call(module):
+    """Whether there is a `main`."""
     main = getattr(module, "main", None)
     if not callable(main):
-        return
+        return False
     returned = main(os.environ["BOT_ID"], json.loads(config_text()))
     if hasattr(returned, "__await__"):
         import asyncio
@@ -98,6 +100,7 @@ def call(module):
             await returned
 
         asyncio.run(awaited())
+    return True
 
 
 def run(code_path, entrypoint, sdk_folder):
@@ -105,7 +108,7 @@ def run(code_path, entrypoint, sdk_folder):
     try:
         set_paths(code_path, entrypoint, sdk_folder)
         config_text()
-        call(load(os.path.join(code_path, entrypoint)))
+        called = call(load(os.path.join(code_path, entrypoint)))
     except Terminated:
         return TERMINATED
     except SystemExit as asked:
@@ -113,7 +116,7 @@ def run(code_path, entrypoint, sdk_folder):
     except BaseException as failure:  # noqa: BLE001 - whatever a bot raises, it is told and has an exit code
         show(failure)
         return (130 if isinstance(failure, KeyboardInterrupt) else 1), "error", describe(failure)
-    return SUCCESS
+    return SUCCESS if called else NO_MAIN
 
 
 def exit_code(asked):
@@ -127,9 +130,28 @@ def exit_code(asked):
 
 def describe(failure):
     try:
-        return f"{type(failure).__name__}: {failure}"[:MESSAGE_CHARACTERS]
+        told = f"{type(failure).__name__}: {failure}"[:MESSAGE_CHARACTERS]
     except Exception:  # noqa: BLE001 - the bot's own __str__ failed
-        return type(failure).__name__
+        told = type(failure).__name__
+    return f"{told}. {advice}" if (advice := remedy(failure)) else told
+
+
+def remedy(failure):
+    """What to do about the two mistakes that concern how bots are run; "" for all others."""
+    if failure.__traceback__ is None and isinstance(failure, TypeError):
+        return "The runtime calls main(bot_id, config): define it with these two parameters."
+    if not isinstance(failure, ModuleNotFoundError) or not isinstance(failure.name, str):
+        return ""
+    package = failure.name.partition(".")[0]
+    try:
+        if package in sys.modules or importlib.util.find_spec(package) is not None:
+            return ""  # a part of it is missing: it is there, though in another version than was meant
+    except Exception:  # noqa: BLE001 - the bot's own finders
+        return ""
+    return (
+        f"The bot's archive does not bring {package!r} along: install the package that has it into the bot's folder "
+        "(pip install --target vendor PACKAGE), and deploy again."
+    )
 
 
 def show(failure):
@@ -138,6 +160,8 @@ def show(failure):
     while trace is not None and trace.tb_frame.f_code.co_filename in (__file__, *IMPORT_MACHINERY):
         trace = trace.tb_next
     sys.excepthook(type(failure), failure.with_traceback(trace), trace)
+    if advice := remedy(failure):
+        print(advice, file=sys.stderr)
 
 
 def remove_former(path):
@@ -180,7 +204,7 @@ def start():
 
     def ended(_number, _frame):
         # Threads of the bot's are still at work: a bot without them would have ended before.
-        finish(result, TERMINATED if outcome is SUCCESS else outcome)
+        finish(result, TERMINATED if outcome in (SUCCESS, NO_MAIN) else outcome)
 
     if signal.getsignal(signal.SIGTERM) is terminate:
         signal.signal(signal.SIGTERM, ended)
