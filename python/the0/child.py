@@ -23,6 +23,8 @@ _RESET = tuple(number for number in range(1, 32) if number not in (signal.SIGKIL
 _STOP = b"stop\n"
 SILENT_S = 150.0
 """How long a child that outlives us may do nothing at all: more than any request to a store waits for its answer."""
+REAPED_AT_ONCE = 256
+"""A child that makes us its tracer again and again must not keep us from everything else."""
 _LOOK_S = 1.0
 _WORK_S = 0.01
 """So much CPU time is more than looking takes within SILENT_S."""
@@ -238,18 +240,29 @@ def exec_failure(started: Spawned) -> OSError | None:
     return OSError(number, os.strerror(number) if number else "the program could not be started")
 
 
-def reap() -> list[tuple[int, End]]:
-    """All children that have ended since the last call, orphans that became ours included."""
+def reap() -> tuple[list[tuple[int, End]], bool]:
+    """The children that have ended since the last call, orphans that became ours included; and whether there may be more."""
     ended: list[tuple[int, End]] = []
-    while True:
+    for _ in range(REAPED_AT_ONCE):
         try:
             pid, status = os.waitpid(-1, os.WNOHANG)
         except ChildProcessError:
-            return ended
+            return ended, False
         if pid == 0:
-            return ended
+            return ended, False
+        if os.WIFSTOPPED(status):
+            _let_go(pid, os.WSTOPSIG(status))
+            continue
         code = os.waitstatus_to_exitcode(status)
         ended.append((pid, End(code=code, signal=None) if code >= 0 else End(code=None, signal=-code)))
+    return ended, True
+
+
+def _let_go(pid: int, number: int) -> None:
+    """A child that made us its tracer (PTRACE_TRACEME) was stopped by a signal: it is traced no longer, and gets that signal."""
+    number = 0 if number == signal.SIGTRAP else number  # that one tells of an exec, and would kill
+    # Fails only where it was killed meanwhile.
+    privacy.ptrace_detach(pid, number)
 
 
 def continue_stopped(pid: int) -> bool:

@@ -19,8 +19,13 @@ _PR_SET_NAME = 15
 _PR_SET_CHILD_SUBREAPER = 36
 _PR_SET_NO_NEW_PRIVS = 38
 
-_prctl = ctypes.CDLL(None, use_errno=True).prctl
+_PTRACE_DETACH = 17
+
+_libc = ctypes.CDLL(None, use_errno=True)
+_prctl = _libc.prctl
 _prctl.argtypes = [ctypes.c_int, ctypes.c_ulong, ctypes.c_ulong, ctypes.c_ulong, ctypes.c_ulong]
+
+_libc.ptrace.argtypes = [ctypes.c_long, ctypes.c_int, ctypes.c_void_p, ctypes.c_void_p]
 
 _SHARED = frozenset(
     {
@@ -62,6 +67,11 @@ def gain_no_privileges() -> None:
     """Programs with a set-user-id bit run as we do, from here on and in all that is started: none leaves our reach as
     another user's. Kept over exec."""
     _call(_PR_SET_NO_NEW_PRIVS, 1)
+
+
+def ptrace_detach(pid: int, number: int) -> None:
+    """Ends our tracing of a process that is stopped by it, and sends it that signal (0: none). Without effect where there is none."""
+    _libc.ptrace(_PTRACE_DETACH, pid, None, ctypes.c_void_p(number))
 
 
 def set_name(name: str) -> None:

@@ -109,6 +109,73 @@ def test_the_supervisor_is_stopped(yard: Yard) -> None:
     assert yard.next_start()["kept"] == 1
 
 
+@pytest.mark.attack(
+    "the supervisor made its tracer (PTRACE_TRACEME), so that each signal is reported to it",
+    "let go at once, with the signal: the bot runs on as if it had not been traced",
+)
+def test_the_supervisor_is_made_its_tracer(yard: Yard) -> None:
+    running = yard.start("processes.py", act="traced_by_us")
+    bot = running.child("bot")
+    stat = Path(f"/proc/{bot}/stat")
+    eventually(lambda: stat.read_text().rpartition(")")[2].split()[0] == "T", "a bot that its own SIGSTOP has stopped")
+    os.kill(bot, signal.SIGCONT)
+    ended = running.end()
+    honest(ended, by="bot", code=0)
+    assert (yard.findings["traced"], yard.findings["went on"]) == (0, True)
+    assert yard.next_start(anew=True)["kept"] == 1
+
+
+@pytest.mark.attack(
+    "the same thousands of times a second, by nine processes that are deaf to SIGTERM",
+    "the supervisor goes on with everything else: a stop, the last state, the records",
+)
+@as_root
+def test_the_supervisor_is_made_a_tracer_for_ever(yard: Yard) -> None:
+    yard.place.env["STOP_GRACE_S"] = "1"
+    running = yard.start("processes.py", act="traced_for_ever", seconds=60)
+    running.wait_for("traced")
+    begun = time.monotonic()
+    ended = running.stop()
+    assert time.monotonic() - begun < 15
+    honest(ended, by="bot", code=0)
+    assert leftovers() == []
+    assert yard.next_start()["kept"] == 1
+
+
+@pytest.mark.attack(
+    "its own end held back from the supervisor by another process of its own, in another session, that traces it",
+    "that one is killed, too; then the last state is stored; exit 137, the record says that the runtime did it",
+)
+@as_root
+def test_its_end_is_held_back(yard: Yard) -> None:
+    yard.place.env["STOP_GRACE_S"] = "1"
+    running = yard.start("processes.py", act="held_back")
+    running.wait_for("held\n")
+    assert yard.findings["held"] == "0"
+    begun = time.monotonic()
+    ended = running.stop()
+    assert time.monotonic() - begun < 1.0 + 2.0 + 5.0 + 5.0
+    honest(ended, by="runtime", code=137)
+    assert leftovers() == []
+    assert yard.next_start(anew=True)["kept"] == 1
+
+
+@pytest.mark.attack(
+    "all inotify instances and watches of the user, all memory for pipes, all places for waiting signals; then sync killed",
+    "the new one looks at the whole folder now and then instead of being told; lines and state are stored",
+)
+def test_what_a_user_has_in_all_is_taken(yard: Yard) -> None:
+    watches = int(Path("/proc/sys/fs/inotify/max_user_watches").read_text())
+    ended = yard.run("processes.py", act="take_all", watches=min(watches, 5_000), within_s=60)
+    honest(ended, by="bot", code=0)
+    assert yard.findings["taken"]["inotify"] > 10
+    assert "x" * 100_000 in ended.log
+    assert any(
+        b"Changes in the state folder cannot be watched" in data for key, _, data in yard.objects() if "logs/" in key
+    )
+    assert yard.next_start(anew=True)["kept"] == 2
+
+
 @pytest.mark.attack("stdin, stdout and stderr closed", "nothing: the bot runs on, its end is seen")
 def test_output_is_closed(yard: Yard) -> None:
     ended = yard.run("processes.py", act="close_output")

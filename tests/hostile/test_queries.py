@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from bot_place import Ended, archive
 
-from hostile.yard import BOTS, UID, Yard, leftovers
+from hostile.yard import BOTS, UID, Yard, leftovers, tree_digest
 
 RUN = 'mount -t tmpfs -o mode=0777 tmpfs /query && exec setpriv --reuid="$0" --regid="$0" --clear-groups -- "$@"'
 
@@ -79,3 +79,36 @@ def test_a_query_that_looks_around(asked: Any, yard: Yard) -> None:
     before = yard.head.content
     asked("/state")
     assert yard.head.content == before
+
+
+@pytest.mark.attack(
+    "the folder below .the0 where queries beside a bot have their copies of its state, or .the0 itself, as a link to somebody's folder",
+    "never followed: the query has its copy among temporary files, and nothing there is touched",
+)
+@pytest.mark.parametrize("planted", [".the0/queries", ".the0"])
+def test_copies_of_state_lead_elsewhere(yard: Yard, planted: str) -> None:
+    place = yard.place
+    place.env |= {"QUERY_ENTRYPOINT": "query.py", "TMPDIR": str(yard.root / "tmp")}
+    victim = yard.root / "victim"
+    for folder in ("old", "the0-query-old"):
+        (victim / folder).mkdir(parents=True)
+        (victim / folder / "cash").write_text("100")
+    (yard.root / "tmp").mkdir()
+    yard.hand_over()
+    running = yard.start("ask_beside.py", planted=planted, victim=str(victim))
+    running.wait_for("planted")
+    for folder in (*victim.iterdir(), victim):
+        os.utime(folder, (0, 0))  # copies that a killed query left are removed after a while
+    before = tree_digest(victim)
+    yard.world.store.put(
+        yard.world.buckets["code"],
+        yard.bot_id,
+        archive({"main.py": "", "query.py": (BOTS / "ask_seen.py").read_text()}),
+    )
+    shutil.rmtree(place.code)
+    asked = place.start("--query", "/seen").end()
+    assert json.loads(asked.out)["data"] == "asked", asked.err
+    assert tree_digest(victim) == before
+    assert list((yard.root / "tmp").glob("the0-query-*")) == []
+    running.stop()
+    assert tree_digest(victim) == before

@@ -102,7 +102,10 @@ class Loop:
         for pid, stopped in list(self._stops.items()):
             if child.continue_stopped(pid):
                 stopped()
-        for pid, end in child.reap():
+        reaped, more = child.reap()
+        if more:
+            _wake_by(self._wakeup_write)
+        for pid, end in reaped:
             self._stops.pop(pid, None)
             ended = self._ends.pop(pid, None)
             if ended is not None:  # else an orphan that became ours, or a stray
@@ -114,6 +117,13 @@ class Loop:
 
 def _wake(_number: int, _frame: object) -> None:
     """The interpreter writes to the wakeup descriptor only for signals that have a handler."""
+
+
+def _wake_by(fd: int) -> None:
+    try:
+        os.write(fd, b"\0")
+    except BlockingIOError:
+        pass  # full: it wakes already
 
 
 def _set(actions: dict[int, Action], fd: int, action: Action | None) -> None:

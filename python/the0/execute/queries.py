@@ -105,7 +105,7 @@ class _Query:
         def prepare(stop: Event) -> Prepared:
             from the0.execute.prepare_query import prepare_query
 
-            return prepare_query(sync, wanted=wanted, state=self._state.path, stop=stop)
+            return prepare_query(sync, wanted=wanted, state=self._state.safe_path, stop=stop)
 
         begun = preparing.begin(prepare, keep_fds=(self._state.lock_fd,))
         prepared = Preparing(self._loop, begun).wait(grace_s=1.0, until=self._deadline)

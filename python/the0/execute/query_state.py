@@ -28,6 +28,8 @@ class QueryState:
         """`elsewhere` is a folder for temporary files, for where nothing can be written below STATE_PATH. Fatal (LOCAL_DISK)."""
         self.copy: str | None = None
         """The folder, where it is not STATE_PATH itself."""
+        self._parent_fd = -1
+        """Of the copy."""
         self._state_path = state_path
         self._elsewhere = elsewhere
         try:
@@ -40,7 +42,13 @@ class QueryState:
 
     @property
     def path(self) -> str:
+        """As the query's own process finds it."""
         return self.copy or self._state_path
+
+    @property
+    def safe_path(self) -> str:
+        """For this process and those forked with `lock_fd`: the folder itself, wherever links that a bot planted lead to by now."""
+        return self._state_path if self.copy is None else f"/proc/self/fd/{self.lock_fd}"
 
     def close(self) -> None:
         """Removes the state. OSError is the caller's to tell."""
@@ -49,11 +57,10 @@ class QueryState:
                 with files.folder(self._state_path) as fd:
                     self._wipe(fd)
             else:
-                parent, _, name = self.copy.rpartition("/")
-                with files.folder(parent) as fd:
-                    files.remove_tree(fd, name)
+                files.remove_tree(self._parent_fd, os.path.basename(self.copy))
         finally:
             os.close(self.lock_fd)
+            self._leave_parent()
 
     # --- in place ---------------------------------------------------------------------------------
 
@@ -97,18 +104,37 @@ class QueryState:
     # --- a copy -----------------------------------------------------------------------------------
 
     def _make_copy(self) -> None:
-        copies = os.path.join(self._state_path, names.RESERVED_DIR, names.QUERY_COPIES)
         try:
-            os.makedirs(copies, mode=0o700, exist_ok=True)
-            _sweep(copies)
-            self.copy = _fresh(copies)
+            self._parent_fd = _copies(self._state_path)
+            _sweep(self._parent_fd)
+            self._begin_copy(os.path.join(self._state_path, names.RESERVED_DIR, names.QUERY_COPIES))
         except OSError:
+            # STATE_PATH is read-only, not there, or a bot put something else in place of the folders for copies.
+            self._leave_parent()
             try:
-                self.copy = _fresh(self._elsewhere)  # STATE_PATH is read-only, or not there
+                self._parent_fd = files.open_root(self._elsewhere)
+                self._begin_copy(self._elsewhere)
             except OSError as reason:
+                self._leave_parent()
                 raise files.disk_fault(reason, "making a folder for the state of a query") from reason
-        self.lock_fd = files.open_root(self.copy)
+
+    def _begin_copy(self, parent: str) -> None:
+        name = f"{_OWN}{os.urandom(8).hex()}"
+        os.mkdir(name, 0o700, dir_fd=self._parent_fd)
+        self.lock_fd = files.open_folder_beneath(self._parent_fd, name)
         fcntl.flock(self.lock_fd, fcntl.LOCK_EX)
+        self.copy = os.path.join(parent, name)
+
+    def _leave_parent(self) -> None:
+        if self._parent_fd != -1:
+            os.close(self._parent_fd)
+            self._parent_fd = -1
+
+
+def _copies(state_path: str) -> int:
+    """The folder for copies. A bot that runs there may put a link to anywhere in its place, which is not followed."""
+    with files.folder(state_path) as fd:
+        return files.open_folder_beneath(fd, f"{names.RESERVED_DIR}/{names.QUERY_COPIES}", create=True, mode=0o700)
 
 
 def _is_used(state_path: str) -> bool:
@@ -122,30 +148,25 @@ def _is_used(state_path: str) -> bool:
         return False
 
 
-def _fresh(parent: str) -> str:
-    path = os.path.join(parent, f"{_OWN}{os.urandom(8).hex()}")
-    os.mkdir(path, 0o700)
-    return path
-
-
-def _sweep(copies: str) -> None:
+def _sweep(copies_fd: int) -> None:
     """Removes copies whose queries were killed before they could: nobody holds them any more."""
-    with files.folder(copies) as copies_fd:
-        for name in os.listdir(copies_fd):
-            try:
-                fd = files.open_folder_beneath(copies_fd, name)
-            except OSError:
-                continue  # gone, or nothing of ours
-            try:
-                if time.time() - os.fstat(fd).st_mtime < _SETTLED_S:
-                    continue
-                fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                files.remove_tree(copies_fd, name)
-            except OSError as reason:
-                if reason.errno not in (errno.EWOULDBLOCK, errno.ENOTEMPTY, errno.EACCES, errno.EPERM):
-                    raise
-            finally:
-                os.close(fd)
+    for name in os.listdir(copies_fd):
+        if not name.startswith(_OWN):
+            continue
+        try:
+            fd = files.open_folder_beneath(copies_fd, name)
+        except OSError:
+            continue  # gone, or nothing of ours
+        try:
+            if time.time() - os.fstat(fd).st_mtime < _SETTLED_S:
+                continue
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            files.remove_tree(copies_fd, name)
+        except OSError as reason:
+            if reason.errno not in (errno.EWOULDBLOCK, errno.ENOTEMPTY, errno.EACCES, errno.EPERM):
+                raise
+        finally:
+            os.close(fd)
 
 
 def _exists(root_fd: int, path: str) -> bool:

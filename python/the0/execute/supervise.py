@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 
 STRAYS_GRACE_S = 2.0
 """How long what a bot left behind may take to end after SIGTERM, when the bot itself ended unasked."""
+KILL_S = 2.0
+"""How long the end of a bot that was killed is waited for, before who keeps it from us is looked for."""
 DRAIN_S = 2.0
 """How long a pipe that somebody out of our reach still holds is read on after the bot's end."""
 ECHO_S = 1.0
@@ -210,7 +212,15 @@ class _Run:
         if not self._loop.run_until(lambda: self._end is not None, deadline=deadline):
             self._killed = True
             child.send_group(bot.pid, signal.SIGKILL)
-            self._loop.run_until(lambda: self._end is not None)
+            if not self._loop.run_until(lambda: self._end is not None, deadline=time.monotonic() + KILL_S):
+                self._end_held_back()
+
+    def _end_held_back(self) -> None:
+        """The bot was killed, and nobody tells us: another process of its own traces it, or it waits for a device within the kernel.
+        Ends that other one; what does not help then is not waited for, since its state has to be stored."""
+        self._stop_rest(grace_s=0.0)
+        if self._end is None:
+            self._end = child.End(code=None, signal=signal.SIGKILL)
 
     def _outcome(self) -> Outcome:
         end = self._end
@@ -240,15 +250,18 @@ class _Run:
             # Started early, and never told to go.
             child.send_group(bot.pid, signal.SIGKILL)
             self._loop.run_until(lambda: self._end is not None)
-        if self._serving is not None:
-            self._serving.stop()
         self._launched.drop_word()
         self._launched.drop_output()
-        end_strays(self._loop, spared=self._spared, grace_s=0.0 if self._killed else STRAYS_GRACE_S)
+        self._stop_rest(grace_s=0.0 if self._killed else STRAYS_GRACE_S)
         if self._serving is not None:
             self._serving.close()
         if not self._loop.run_until(lambda: self._output.closed, deadline=time.monotonic() + DRAIN_S):
             self._output.abandon()
+
+    def _stop_rest(self, *, grace_s: float) -> None:
+        if self._serving is not None:
+            self._serving.stop()
+        end_strays(self._loop, spared=self._spared, grace_s=grace_s)
 
     def _spared(self) -> set[int]:
         keeper = self._keeper.pid if self._keeper is not None else None

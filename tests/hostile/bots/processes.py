@@ -1,11 +1,13 @@
 """Processes that are hard to end, and signals to those of the runtime."""
 
+import ctypes
+import fcntl
 import os
 import resource
 import signal
 import time
 
-from tools import CONFIG, STATE, SUPERVISOR, attempt, eventually, found, remember, stored, sync, tell
+from tools import CONFIG, LIBC, STATE, SUPERVISOR, attempt, call, eventually, found, remember, stored, sync, tell
 
 
 def daemonise(*, forging):
@@ -156,6 +158,93 @@ def limits(config):
         for name in config["names"]:
             found[f"{process} {name}"] = attempt(resource.prlimit, pid, getattr(resource, name), (0, 0))
     stored()
+
+
+PTRACE_TRACEME, PTRACE_SEIZE = 0, 0x4206
+
+
+def traced_by_us(_):
+    """The supervisor is made this process's tracer again after each signal: whoever traces is told of all of them."""
+    found["traced"] = attempt(call, LIBC.ptrace(PTRACE_TRACEME, 0, None, None))
+    for number in (signal.SIGCHLD, signal.SIGURG, signal.SIGCONT, signal.SIGSTOP, signal.SIGTSTP):
+        os.kill(os.getpid(), number)
+        if number not in (signal.SIGSTOP, signal.SIGTSTP):
+            LIBC.ptrace(PTRACE_TRACEME, 0, None, None)
+            continue
+        break
+    found["went on"] = True
+
+
+def traced_for_ever(config):
+    """The same again and again, by many: the supervisor has nothing else to do, if it lets itself be kept."""
+    for _ in range(8):
+        if os.fork() == 0:
+            signal.signal(signal.SIGTERM, signal.SIG_IGN)
+            while True:
+                LIBC.ptrace(PTRACE_TRACEME, 0, None, None)
+                os.kill(os.getpid(), signal.SIGURG)
+    if os.fork() == 0:
+        LIBC.ptrace(PTRACE_TRACEME, 0, None, None)
+        os.execv("/bin/true", ["true"])
+    print("traced", flush=True)
+    end = time.monotonic() + config["seconds"]
+    while time.monotonic() < end:
+        LIBC.ptrace(PTRACE_TRACEME, 0, None, None)
+        os.kill(os.getpid(), signal.SIGURG)
+    found["went on"] = True
+
+
+def held_back(_):
+    """A process in a session of its own traces this one: whoever is its parent learns of its death only when that one looks."""
+    LIBC.prctl(0x59616D61, ctypes.c_ulong(-1), 0, 0, 0)  # PR_SET_PTRACER, any
+    main = os.getpid()
+    ours, theirs = os.pipe()
+    if os.fork() == 0:
+        os.setsid()
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        os.write(theirs, str(attempt(call, LIBC.ptrace(PTRACE_SEIZE, main, None, None))).encode())
+        while True:
+            time.sleep(60)
+    found["held"] = os.read(ours, 100).decode()
+    tell()
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    print("held", flush=True)
+    while True:
+        time.sleep(60)
+
+
+def take_all(config):
+    """What the kernel counts for a user as a whole: inotify instances and watches, memory of pipes, signals that wait."""
+    taken = {"inotify": 0, "watches": 0, "pipes": 0, "signals": 0}
+    resource.setrlimit(resource.RLIMIT_NOFILE, (resource.getrlimit(resource.RLIMIT_NOFILE)[1],) * 2)
+    while (fd := LIBC.inotify_init1(0)) != -1 and taken["inotify"] < 10_000:
+        taken["inotify"] += 1
+        last = fd
+    os.mkdir(f"{STATE}/watched")
+    while taken["watches"] < config["watches"]:
+        path = f"{STATE}/watched/{taken['watches']}"
+        os.mkdir(path)
+        if LIBC.inotify_add_watch(last, path.encode(), 0x100) == -1:
+            break
+        taken["watches"] += 1
+    for _ in range(400):
+        try:
+            _, end = os.pipe()
+            fcntl.fcntl(end, fcntl.F_SETPIPE_SZ, 1 << 20)
+            taken["pipes"] += 1
+        except OSError:
+            break
+    signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGRTMIN])
+    while taken["signals"] < 200_000 and LIBC.sigqueue(os.getpid(), int(signal.SIGRTMIN), None) == 0:
+        taken["signals"] += 1
+    found["taken"] = taken
+    pid = sync()
+    os.kill(pid, signal.SIGKILL)
+    sync(but=(pid,))
+    print("taken", flush=True)
+    remember(2)
+    stored()
+    print("x" * 100_000, flush=True)
 
 
 def stay(_):
