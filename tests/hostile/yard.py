@@ -14,6 +14,7 @@ import tempfile
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -61,14 +62,17 @@ class World:
 
     def leaks(self, data: bytes) -> list[str]:
         """Which secrets are in there, plainly or encoded."""
-        found = []
+        return [name for form, name in self._forms.items() if form in data]
+
+    @cached_property
+    def _forms(self) -> dict[bytes, str]:
+        forms = {}
         for name, secret in self.secrets.items():
             raw = secret.encode()
             # Three alignments of base64; the outermost characters depend on the neighbours.
             coded = [base64.b64encode(b"\0" * shift + raw)[4:-4] for shift in range(3)]
-            if any(form in data for form in (raw, raw[::-1], raw.hex().encode(), *coded)):
-                found.append(name)
-        return found
+            forms |= dict.fromkeys((raw, raw[::-1], raw.hex().encode(), *coded), name)
+        return forms
 
 
 def tree_digest(folder: Path) -> str:
