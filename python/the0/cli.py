@@ -60,6 +60,7 @@ def _execute(flags: Sequence[str]) -> int:
     given: set[str] = set()
     place_fd = ""
     query_path: str | None = None
+    serve_stored = False
     rest = list(flags)
     while rest:
         flag = rest.pop(0)
@@ -67,6 +68,8 @@ def _execute(flags: Sequence[str]) -> int:
             given.add(flag)
         elif flag.startswith("--place="):  # of our own engine
             place_fd = flag.partition("=")[2]
+        elif flag == "--serve-stored":  # of our own engine
+            serve_stored = True
         elif flag.startswith("--query="):
             query_path = flag.partition("=")[2]
         elif flag == "--query" and rest:
@@ -85,6 +88,10 @@ def _execute(flags: Sequence[str]) -> int:
         if isinstance(told, int):
             return told
         environ = told
+    if serve_stored:
+        from the0.execute import stored_server
+
+        return stored_server.serve(environ)
     if "--query-server-only" in given:
         from the0.execute import query_sidecar
 

@@ -82,6 +82,8 @@ RESULT: Final = "result.json"
 QUERY_FOLDER: Final = "/query"
 """Where an ephemeral query's process writes `result.json`: the SDKs have it built in."""
 QUERY_COPIES: Final = "queries"
+QUERY_GOOD: Final = b"+"
+QUERY_CHANGED: Final = b"!"
 """Below RESERVED_DIR: throw-away copies of stored state, one for each ephemeral query under way."""
 
 # --- Object keys ---------------------------------------------------------------------------------

@@ -2,21 +2,29 @@
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
+import threading
+import urllib.error
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from orchestrate.platform_place import Platform, eventually
+from orchestrate.platform_place import Platform
 from rig import unprivileged
+from rig.waiting import eventually
 from the0.documents import Resources
 from the0.orchestrate import groups, processes
+from the0.orchestrate.process_place import groups_key
 
 LIMITED = Resources(memory_bytes=96 << 20, cpu_cores=0.5)
 FREE = Resources()
@@ -194,6 +202,93 @@ def test_a_bomb_of_forks_hurts_nobody_else_and_ends_when_it_is_told_to(platform:
     told = json.loads(Path(platform.data.bot("bomb").process).read_text())
     assert not any(os.path.exists(each) for each in told["cgroups"]), "nothing of it is left"
     assert up.stop() == 0
+
+
+HUNGRY = """
+import os, time
+from the0 import query
+
+@query.handler("/forks")
+def forks(request):
+    made = 0
+    try:
+        while made < 3000:
+            if os.fork() == 0:
+                os.setsid()
+                time.sleep(600)
+            made += 1
+    except OSError as reason:
+        return {"made": made, "reason": reason.errno}
+    return {"made": made}
+
+@query.handler("/memory")
+def memory(request):
+    return len(bytearray(os.urandom(1)) * (400 << 20))
+
+query.run()
+"""
+
+
+@pytest.mark.parametrize("warm_s", [0, 60])
+def test_a_query_of_stored_state_has_the_limits_of_its_bot(platform: Platform, warm_s: int) -> None:
+    if not limited():
+        pytest.skip("this machine does not limit processes, and a bomb would harm it")
+    for bot_id, limits in (("forks", {}), ("memory", {"memory_limit": "200Mi"})):
+        the0 = {"query_warm_s": warm_s}
+        config: dict[str, Any] = {"schedule": "0 0 29 2 *", "the0": the0, **limits}
+        platform.put(bot_id, "", kind="scheduled", files={"query.py": HUNGRY}, **config)
+    up = platform.up()
+    for bot_id in ("forks", "memory"):
+        platform.until(bot_id, "scheduled")
+        platform.control.run(bot_id)
+        stored = Path(platform.data.objects, "bot-state", bot_id, "HEAD")
+        eventually(stored.exists, "state, which a process may be kept for")
+    told = platform.ask("forks", "/forks")["data"]
+    assert told["reason"] == errno.EAGAIN
+    assert 100 < told["made"] < groups.PROCESSES
+    platform.put("good")
+    platform.until_printed("good", "is here")
+    with pytest.raises(urllib.error.HTTPError) as refused:
+        platform.ask("memory", "/memory")
+    assert refused.value.code == 502, "killed"
+    for bot_id in ("forks", "memory"):
+        assert platform.ask(bot_id, "/health")["source"] == "stored"
+    assert up.stop() == 0
+    made = Path("/sys/fs/cgroup").glob(f"**/the0-{groups_key(platform.data)}/*")
+    assert [each for each in made if each.is_dir()] == []
+
+
+def test_what_a_query_leaves_when_all_of_it_is_killed_ends_with_the_next_platform(platform: Platform) -> None:
+    if not limited():
+        pytest.skip("nothing is limited here, so that no group is made")
+    leaves = HUNGRY.replace("made < 3000", "made < 3").replace('return {"made": made}', "time.sleep(600)")
+    platform.put("b", "pass", kind="scheduled", files={"query.py": leaves}, schedule="0 0 29 2 *")
+    up = platform.up()
+    platform.until("b", "scheduled")
+    asking = threading.Thread(target=ask_in_vain, args=(platform,))
+    asking.start()
+    group = eventually(lambda: query_group(platform, members=5), "all of it in its group")
+    members = sorted(int(each) for each in (group / "cgroup.procs").read_text().split())
+    up.process.kill()
+    os.kill(members[0], signal.SIGKILL)
+    up.kill()
+    asking.join()
+    eventually(lambda: len((group / "cgroup.procs").read_text().split()) == 3, "what nobody watches over any more")
+    platform.up()
+    assert not group.exists()
+    assert all((it := processes.stat(pid)) is None or it.state == "Z" for pid in members)
+
+
+def ask_in_vain(platform: Platform) -> None:
+    with contextlib.suppress(OSError):
+        platform.ask("b", "/forks")
+
+
+def query_group(platform: Platform, *, members: int) -> Path | None:
+    for group in Path("/sys/fs/cgroup").glob(f"**/the0-{groups_key(platform.data)}/queries~b"):
+        if len((group / "cgroup.procs").read_text().split()) == members:
+            return group
+    return None
 
 
 def test_what_a_bot_left_in_other_sessions_ends_with_its_killed_supervisor(platform: Platform) -> None:

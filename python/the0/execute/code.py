@@ -12,9 +12,10 @@ import os
 import stat
 
 from the0 import files, statehash
+from the0.code_folder import NOT_OURS, STAGING
 from the0.errors import ExitCode, Fatal, clip
 from the0.execute import target
-from the0.execute.target import NOT_OURS, STAGING, Wanted
+from the0.execute.target import Wanted
 from the0.objects.store import LocalDisk, Missing, ObjectStore, TooLarge
 
 ARCHIVE_BYTES = 4 << 30

@@ -7,12 +7,13 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from the0 import files, names
+from the0.code_folder import is_complete
 from the0.errors import ExitCode, Fatal
 from the0.execute import target
 from the0.execute.confinement import confinement
 from the0.execute.environment import query_environment
 from the0.execute.languages import Language, Target, find_program
-from the0.execute.target import Wanted, is_complete
+from the0.execute.target import Wanted
 from the0.settings import ExecuteSettings
 
 if TYPE_CHECKING:

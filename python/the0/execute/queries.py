@@ -6,36 +6,24 @@ store. Exit codes: 0 for an answer, 1 where the answer's status is `error`, and 
 
 from __future__ import annotations
 
-import os
 import sys
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from the0 import child, files, memory, names, privacy, settings
 from the0.answers import Answer, NoAnswer
 from the0.errors import ExitCode, Fatal, Fault
-from the0.execute import configuration, preparing, query_result
+from the0.execute import configuration, query_result
+from the0.execute.asked_state import AskedState, bug
 from the0.execute.environment import question, typed
-from the0.execute.languages import language
-from the0.execute.loop import Loop
-from the0.execute.output import Echo, widen
-from the0.execute.preparing import Prepared, Preparing, stopped_early
-from the0.execute.programs import make_code_folder, query_program, wanted_code
-from the0.execute.query_state import QueryState
-from the0.execute.strays import end_strays
+from the0.execute.shown import Shown
 
 if TYPE_CHECKING:
-    from threading import Event
-
     from the0.settings import ExecuteSettings
 
 ERROR = 1
 """The exit code for an answer that says `error`."""
-SHOWN_BYTES = 1 << 20
-"""How much of what the query process prints is passed on to stderr."""
-ECHO_S = 1.0
 
 
 def query(environ: Mapping[str, str]) -> int:
@@ -48,12 +36,12 @@ def query(environ: Mapping[str, str]) -> int:
     try:
         environ = configuration.resolved(environ)
         ours = settings.read_execute(environ)
-        with _Query(ours, environ, deadline=begun + ours.query_timeout_s) as asked:
-            answer, generation = asked.run()
+        with AskedState(ours, environ) as asked:
+            answer, generation = _Query(ours, asked, deadline=begun + ours.query_timeout_s).run()
         text = query_result.named(answer, generation=generation)
         code = ERROR if answer.value.get("status") == "error" else 0
     except Exception as reason:  # noqa: BLE001 - whoever asks gets a sentence, whatever went wrong
-        fault = reason if isinstance(reason, Fault) else _bug(reason)
+        fault = reason if isinstance(reason, Fault) else bug(reason)
         print(f"the0: {fault.sentence}", file=sys.stderr, flush=True)
         text, code = query_result.failure(fault), int(fault.code)
     _print(text)
@@ -61,67 +49,33 @@ def query(environ: Mapping[str, str]) -> int:
 
 
 class _Query:
-    def __init__(self, ours: ExecuteSettings, environ: Mapping[str, str], *, deadline: float) -> None:
+    def __init__(self, ours: ExecuteSettings, asked: AskedState, *, deadline: float) -> None:
         self._ours = ours
+        self._asked = asked
+        self._loop = asked.loop
         self._deadline = deadline
-        self._not_ours = frozenset(child.children())
-        self._program = query_program(ours, environ, language(ours.bot.runtime))
         self._question = question(ours.bot)
-        privacy.become_subreaper()
-        self._loop = Loop()
-        self._state = QueryState(ours.paths.state, elsewhere=environ.get("TMPDIR") or "/tmp")
         self._end: child.End | None = None
-
-    def __enter__(self) -> _Query:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        try:
-            self._state.close()
-        except OSError as reason:
-            fault = files.disk_fault(reason, "removing the state that the query was given")
-            print(f"the0: {fault.sentence}", file=sys.stderr, flush=True)
 
     def run(self) -> tuple[Answer, int]:
         """The answer and the generation that it is about. Raises Fault."""
-        generation = self._prepare()
-        shown = _Shown(self._loop)
+        generation = self._asked.prepare(until=self._deadline)
+        shown = Shown(self._loop)
         try:
             with query_result.result_folder() as folder_fd:
                 if folder_fd is not None:
                     return self._run_once(folder_fd, shown), generation
             return self._serve_once(shown), generation
         finally:
-            end_strays(self._loop, spared=lambda: self._not_ours, grace_s=0.0)
+            self._asked.end_all()
             shown.close()
-
-    def _prepare(self) -> int:
-        ours = self._ours
-        make_code_folder(ours)
-        wanted = wanted_code(ours, self._program.file, replace=False)
-        sync = ours.sync
-        assert sync is not None, "read so"
-
-        def prepare(stop: Event) -> Prepared:
-            from the0.execute.prepare_query import prepare_query
-
-            return prepare_query(sync, wanted=wanted, state=self._state.safe_path, stop=stop)
-
-        begun = preparing.begin(prepare, keep_fds=(self._state.lock_fd,))
-        prepared = Preparing(self._loop, begun).wait(grace_s=1.0, until=self._deadline)
-        if self._loop.stop_asked:
-            raise stopped_early()
-        if prepared.fault is not None:
-            raise prepared.fault
-        self._state.mark()
-        return prepared.generation
 
     # --- a process that answers one question and ends ------------------------------------------------
 
-    def _run_once(self, folder_fd: int, shown: _Shown) -> Answer:
+    def _run_once(self, folder_fd: int, shown: Shown) -> Answer:
         self._spawn(self._question, shown)
         in_time = self._wait(lambda: self._end is not None)
-        end_strays(self._loop, spared=lambda: self._not_ours, grace_s=0.0)
+        self._asked.end_all()
         try:
             return query_result.read_result(folder_fd)
         except NoAnswer as reason:
@@ -133,7 +87,7 @@ class _Query:
 
     # --- the same process as a server, where there is no folder for its result -----------------------
 
-    def _serve_once(self, shown: _Shown) -> Answer:
+    def _serve_once(self, shown: Shown) -> Answer:
         from the0.execute.query_asker import Asker  # rarely needed
         from the0.ports import free_port
 
@@ -153,15 +107,8 @@ class _Query:
 
     # --- both ---------------------------------------------------------------------------------------
 
-    def _spawn(self, more: Mapping[str, str], shown: _Shown) -> None:
-        program, ours = self._program, self._ours
-        environment = {**program.environment, **more}
-        if self._state.copy is not None:
-            below = os.path.relpath(ours.paths.sdk_state, ours.paths.state)
-            environment[names.STATE_DIR] = os.path.normpath(os.path.join(self._state.copy, below))
-        program = replace(program, environment=environment, writable=self._state.path)
-        spawned = program.spawn(shown.write_fd)
-        self._loop.on_end(spawned.pid, self._note_end)
+    def _spawn(self, more: Mapping[str, str], shown: Shown) -> None:
+        self._asked.spawn(more, output_fd=shown.write_fd, ended=self._note_end)
 
     def _note_end(self, end: child.End) -> None:
         self._end = end
@@ -177,44 +124,6 @@ class _Query:
             f"The query was not answered within {self._ours.query_timeout_s:g} s: make it quicker, or raise {names.QUERY_TIMEOUT_S}.",
             code=ExitCode.TIMED_OUT,
         )
-
-
-class _Shown:
-    """What the query process prints, on our stderr: as much as is useful there."""
-
-    def __init__(self, loop: Loop) -> None:
-        self._loop = loop
-        self._echo = Echo(loop, 2)
-        self._left = SHOWN_BYTES
-        self._read_fd, self.write_fd = os.pipe()
-        widen(self._read_fd)
-        loop.watch(self._read_fd, self._pump)
-
-    def close(self) -> None:
-        self._pump()
-        self._loop.watch(self._read_fd, None)
-        os.close(self._read_fd)
-        os.close(self.write_fd)
-        self._loop.run_until(lambda: self._echo.idle, deadline=time.monotonic() + ECHO_S)
-
-    def _pump(self) -> None:
-        try:
-            data = os.read(self._read_fd, 1 << 16)
-        except BlockingIOError:
-            return
-        if self._left > 0:
-            self._echo.write(data[: self._left])
-            self._left -= len(data)
-            if self._left <= 0:
-                self._echo.write(b"\nthe0: the query process prints more than is shown here.\n")
-
-
-def _bug(reason: Exception) -> Fatal:
-    sys.excepthook(type(reason), reason, reason.__traceback__)
-    return Fatal(
-        f"{type(reason).__name__} in the supervisor, which is a bug of the runtime; its traceback is on stderr.",
-        code=ExitCode.INTERNAL,
-    )
 
 
 def _print(text: str) -> None:

@@ -11,13 +11,8 @@ from the0 import files
 from the0.errors import ExitCode, Fatal, clip
 from the0.frozen import dataclass
 
-STAGING = ".the0-code"
-"""Below CODE_PATH while code is extracted: as long as it exists, what lies beside it is incomplete."""
 SEARCHED = 2000
 """How many files are looked at for a name like the one that is not there."""
-NOT_OURS = frozenset({"lost+found"})
-"""What a volume's root may hold from the beginning."""
-
 
 @dataclass(frozen=True, slots=True)
 class Wanted:
@@ -28,16 +23,6 @@ class Wanted:
     key: str
     folder: str
     file: str | None
-
-
-def is_complete(folder: str) -> bool:
-    """Whether CODE_PATH holds code already, wholly extracted."""
-    try:
-        with os.scandir(folder) as found:
-            present = {entry.name for entry in found} - NOT_OURS
-    except FileNotFoundError:
-        return False
-    return bool(present) and STAGING not in present
 
 
 def divided(entrypoint: str) -> tuple[str, str]:

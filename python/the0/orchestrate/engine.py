@@ -81,7 +81,7 @@ class Usage:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class QueryAnswer:
-    """Of an ephemeral query."""
+    """Of a query of stored state."""
 
     answer: Mapping[str, Any]
     """The bot's own `{"status", "data" | "error"}`."""
@@ -133,7 +133,7 @@ class Engine(Protocol):
         ...
 
     def query(self, bot: Bot, *, path: str, params: Mapping[str, Any], timeout_s: float) -> QueryAnswer:
-        """An ephemeral query from stored state; blocks. Raises Fault: QUERY_FAILED, TIMED_OUT, or why it cannot start."""
+        """A query of the newest stored state; blocks. Raises Fault: QUERY_FAILED, TIMED_OUT, or why it cannot start."""
         ...
 
     def close(self) -> None:

@@ -17,14 +17,16 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Final
 
 from the0 import files, names, privacy
-from the0.documents import Bot
+from the0.documents import BadBot, Bot
 from the0.errors import ExitCode, Fatal, clip
-from the0.orchestrate import groups, leftovers, process_query, process_record, process_start, processes
+from the0.orchestrate import groups, leftovers, process_record, process_start, processes
 from the0.orchestrate.data import BotFolders, Data
 from the0.orchestrate.engine import Instance, QueryAnswer, Start, Usage
 from the0.orchestrate.process_place import Places
 from the0.orchestrate.process_record import Record
 from the0.orchestrate.process_usage import Usages
+from the0.orchestrate.query_place import QueryPlaces
+from the0.orchestrate.stored_queries import StoredQueries
 from the0.ports import free_port
 from the0.sync.lock import is_free
 
@@ -68,13 +70,13 @@ class ProcessEngine:
             self._places = Places(data, environ={**shared, names.STOP_GRACE_S: f"{stop_grace_s:g}"})
         except OSError as reason:
             raise files.disk_fault(reason, "looking what this machine gives to bots") from reason
+        self._queries = StoredQueries(data, QueryPlaces(data, self._places))
         self._lock = threading.RLock()
         self._found: dict[str, _Process] = {}
         self._actual: tuple[Instance, ...] | None = None
         self._observe = observe
         self._wakes: list[Callable[[], None]] = []
         self._usages = Usages()
-        self._queries: list[subprocess.Popen[bytes]] = []
         self._closed = False
         self._watcher = processes.Watcher()
         self._adopt()
@@ -230,6 +232,7 @@ class ProcessEngine:
             self._changed()
 
     def discard(self, bot_id: str) -> None:
+        self._queries.drop(bot_id)
         name = names.encode_id(bot_id)
         with self._lock:
             found = self._found.get(name)
@@ -311,31 +314,19 @@ class ProcessEngine:
             return "127.0.0.1", found.record.query_port
 
     def query(self, bot: Bot, *, path: str, params: Mapping[str, Any], timeout_s: float) -> QueryAnswer:
-        return process_query.ask(
-            bot,
-            folder=os.path.join(self._data.bot(bot.id).path, "queries"),
-            places=self._places,
-            path=path,
-            params=params,
-            timeout_s=timeout_s,
-            started=self._note_query,
-        )
+        return self._queries.ask(bot, path=path, params=params, timeout_s=timeout_s)
 
-    def _note_query(self, child: subprocess.Popen[bytes]) -> None:
-        with self._lock:
-            self._queries = [each for each in self._queries if each.returncode is None]
-            self._queries.append(child)
-            if self._closed:
-                child.terminate()
+    def keep_queries(self, bots: Mapping[str, Bot | BadBot]) -> None:
+        """These are stored now: query processes that were kept for others, or for former versions, end. Returns at once."""
+        self._queries.keep_only(bots)
 
     def close(self) -> None:
         with self._lock:
             self._closed = True
-            for query in self._queries:
-                query.terminate()
             for found in self._found.values():
                 if found.draining is not None:
                     found.draining.cancel()
+        self._queries.close()
         self._watcher.close()
         self._places.close()
         with self._lock:

@@ -66,6 +66,15 @@ class Groups:
                 _write(os.path.join(folder, file), value)
         return tuple(made)
 
+    def made_with(self, prefix: str) -> list[str]:
+        """The folders of the groups whose names begin so, whoever made them."""
+        return [
+            os.path.join(parent, name)
+            for parent in self.parents
+            for name in os.listdir(parent)
+            if name.startswith(prefix)
+        ]
+
 
 def find(key: str, *, root: str = ROOT) -> Groups:
     """Tries it; on version 2, this process may move to a group of its own. `key` keeps the platforms of one machine apart."""

@@ -7,6 +7,7 @@ import os
 import resource
 import sys
 from collections.abc import Mapping
+from typing import Final
 
 from the0 import files, names, view
 from the0.documents import Resources
@@ -14,7 +15,9 @@ from the0.orchestrate import groups
 from the0.orchestrate.data import BotFolders, Data
 from the0.orchestrate.place import Place, View
 
-_PACKAGE = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
+_QUERIES_OF: Final = "queries~"
+"""Begins the name of such a group; no bot's is called so, see `names.encode_id`."""
+_PACKAGE: Final = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 
 
 class Places:
@@ -88,6 +91,14 @@ class Places:
     def groups_for(self, name: str, limits: Resources) -> tuple[str, ...]:
         """The control groups of a bot, made; none where this machine gives none. OSError."""
         return self._groups.make(name, limits)
+
+    def groups_for_queries(self, name: str, limits: Resources) -> tuple[str, ...]:
+        """The same for a bot's queries of stored state, beside its own."""
+        return self._groups.make(_QUERIES_OF + name, limits)
+
+    def query_groups(self) -> list[str]:
+        """Folders of all that `groups_for_queries` made and nobody removed."""
+        return self._groups.made_with(_QUERIES_OF)
 
 
 def groups_key(data: Data) -> str:

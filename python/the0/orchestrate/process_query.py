@@ -3,20 +3,17 @@
 from __future__ import annotations
 
 import json
-import os
-import shutil
 import subprocess
 from collections.abc import Callable, Mapping
 from typing import Any, Final
 
-from the0 import canonical, files, names
+from the0 import canonical, names
 from the0.documents import Bot
 from the0.errors import ExitCode, Fatal, clip
 from the0.orchestrate import process_start
-from the0.orchestrate.data import BotFolders
 from the0.orchestrate.engine import QueryAnswer
 from the0.orchestrate.place import Place
-from the0.orchestrate.process_place import Places
+from the0.orchestrate.query_place import QueryPlaces
 
 CLEANING_S: Final = 15.0
 """What a query process may take beyond its time to end what it started."""
@@ -24,53 +21,37 @@ Started = Callable[[subprocess.Popen[bytes]], None]
 
 
 def ask(
-    bot: Bot,
-    *,
-    folder: str,
-    places: Places,
-    path: str,
-    params: Mapping[str, Any],
-    timeout_s: float,
-    started: Started,
+    bot: Bot, *, places: QueryPlaces, path: str, params: Mapping[str, Any], timeout_s: float, started: Started
 ) -> QueryAnswer:
-    """`folder` is for this bot's queries alone: its code stays there for the next one. `started` is told of the process.
-    Raises Fault."""
-    told = {
-        names.BOT_ID: bot.id,
-        names.RUNTIME: bot.runtime,
-        names.ENTRYPOINT: bot.entrypoint,
-        names.QUERY_ENTRYPOINT: bot.query_entrypoint or "",
-        names.CODE_FILE: bot.file_path,
-        names.BOT_CONFIG: bot.config_json,
-        names.BOT_TYPE: bot.kind,
+    """`started` is told of the process. Raises Fault."""
+    asked = {
         names.QUERY_PATH: path,
         names.QUERY_PARAMS: canonical.dumps(dict(params)),
         names.QUERY_TIMEOUT_S: f"{timeout_s:.3f}",
     }
+    place = places.make(bot, asked)
     try:
-        place = places.place(_folders(folder, keep=bot.config_hash), told)
-    except OSError as reason:
-        raise files.disk_fault(reason, f"preparing a query of bot {clip(bot.id)}") from reason
-    out, said, code = _run(place, timeout_s=timeout_s + CLEANING_S, started=started)
+        out, said, code = _run(place, timeout_s=timeout_s + CLEANING_S, started=started)
+    finally:
+        places.clear(place)
     return _answer(out, said=said, code=code)
 
 
-def _folders(folder: str, *, keep: str) -> BotFolders:
-    os.makedirs(folder, mode=0o700, exist_ok=True)
-    for name in os.listdir(folder):
-        if name != keep:
-            shutil.rmtree(os.path.join(folder, name), ignore_errors=True)  # of another version; harms nobody
-    return BotFolders(os.path.join(folder, keep))
-
-
-def _run(place: Place, *, timeout_s: float, started: Started) -> tuple[bytes, bytes, int]:
+def begin(
+    *, stdout: int, stderr: int, stdin: int = subprocess.DEVNULL, flags: tuple[str, ...] = ()
+) -> process_start.Begun:
+    """A process for a query; see `process_start.begin`. Raises Fault."""
     try:
-        begun = process_start.begin(stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+        return process_start.begin(stdout=stdout, stderr=stderr, stdin=stdin, flags=flags)
     except OSError as reason:
         raise Fatal(
             f"No process can be started for the query: {reason.strerror}; raise this user's limits.",
             code=ExitCode.INTERNAL,
         ) from reason
+
+
+def _run(place: Place, *, timeout_s: float, started: Started) -> tuple[bytes, bytes, int]:
+    begun = begin(stdout=subprocess.PIPE, stderr=subprocess.PIPE)
     child = begun.child
     started(child)
     begun.tell(place)

@@ -42,15 +42,15 @@ class Begun:
         os.close(self.write_fd)
 
 
-def begin(*, stdout: int, stderr: int | IO[bytes]) -> Begun:
-    """OSError where no process can be had."""
+def begin(*, stdout: int, stderr: int | IO[bytes], stdin: int = subprocess.DEVNULL, flags: Sequence[str] = ()) -> Begun:
+    """`flags`: more of `execute`'s. OSError where no process can be had."""
     read_fd, write_fd = os.pipe()
     try:
         child = subprocess.Popen(
-            _command(read_fd),
+            [*_command(read_fd), *flags],
             env={},
             cwd="/",
-            stdin=subprocess.DEVNULL,
+            stdin=stdin,
             stdout=stdout,
             stderr=stderr,
             pass_fds=(read_fd,),

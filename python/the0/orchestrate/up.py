@@ -102,6 +102,7 @@ class Platform:
         )
         stack.callback(self._scheduler.close)
         self._runner.subscribe(self._scheduler.wake)
+        self._runner.subscribe(lambda: self._engine.keep_queries(self._runner.bots()))
         self._metrics = metrics.BotMetrics(place)
         self._gateway = self._open_gateway()
         stack.callback(self._gateway.close)
