@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import pty
@@ -499,6 +500,24 @@ def test_colour_is_for_terminals(person: Person) -> None:
     assert "\033" not in on_terminal(person, "ps", NO_COLOR="1")
     assert "\033" not in on_terminal(person, "ps", TERM="dumb")
     assert json.loads(on_terminal(person, "ps", "--json"))
+
+
+def test_a_word_has_its_colour_in_one_column_only() -> None:
+    out = io.StringIO()
+    screen = tables.Screen(out, width=34, colour=True)
+    rows = [
+        ("日本", "scheduled", "error", "new"),
+        ("error", "new", "scheduled", "ok"),
+        ("b" * 9, "x", "failed", "y"),
+        ("c", "x", "none", ""),
+    ]
+    screen.table(("BOT", "TYPE", "STATUS", "WHY"), rows, coloured="STATUS")
+    assert out.getvalue().splitlines()[1:] == [
+        "日本       scheduled  \033[31merror\033[0m      …",
+        "error      new        \033[32mscheduled\033[0m  …",
+        "bbbbbbbbb  x          \033[31mfailed\033[0m     …",
+        "c          x          none",
+    ]
 
 
 @pytest.mark.parametrize(

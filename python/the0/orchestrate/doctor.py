@@ -73,7 +73,9 @@ def doctor(path: str, screen: Screen, *, search: str) -> int:
     if screen.as_json:
         screen.json({"ok": not bad, "checks": [asdict(check) for check in checks]})
     else:
-        screen.table(("CHECK", "", "FOUND"), [(check.check, check.status, check.found) for check in checks])
+        screen.table(
+            ("CHECK", "", "FOUND"), [(check.check, check.status, check.found) for check in checks], coloured=""
+        )
         for check in checks:
             if check.remedy:
                 screen.say(f"{screen.word(check.status)}: {check.check}: {check.found}; {check.remedy}.")

@@ -68,7 +68,7 @@ def ps(client: Client, screen: Screen, bot_ids: Sequence[str]) -> int:
         "COMMIT",
         "WHY",
     )
-    screen.table(headers, [_cells(row, now_s) for row in rows])
+    screen.table(headers, [_cells(row, now_s) for row in rows], coloured="STATUS")
     if control is None:
         screen.say(NOT_RUNNING)
     return 0

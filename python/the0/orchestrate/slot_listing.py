@@ -36,7 +36,7 @@ def runs(client: Client, screen: Screen, bot_id: str, *, limit: int) -> int:
         screen.say(f"Bot {clip(bot_id)} has not run yet: `runtime next {clip(bot_id)}` tells when it will.")
         return 0
     headers = ("SLOT", "RESULT", "STARTED", "TOOK", "CODE", "GENERATION", "WHY")
-    screen.table(headers, [_run_cells(run) for run in found])
+    screen.table(headers, [_run_cells(run) for run in found], coloured="RESULT")
     return 0
 
 
@@ -65,7 +65,7 @@ def next_slots(client: Client, screen: Screen, bot_id: str, *, count: int, after
         return 0
     now_s = time.time()
     cells = [(row["slot"], _local(row["local"], zone), until(row["unix_s"], now_s), row["note"]) for row in rows]
-    screen.table(("SLOT", "LOCAL", "WHEN", "NOTE"), cells)
+    screen.table(("SLOT", "LOCAL", "WHEN", "NOTE"), cells, coloured="NOTE")
     if bot.paused or not bot.enabled:
         state = "paused" if bot.enabled else "stopped"
         screen.say(f"The bot is {state}, so none of them is run: `runtime start {clip(bot_id)}`.")

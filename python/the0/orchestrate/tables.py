@@ -34,30 +34,32 @@ class Screen:
     def say(self, line: str) -> None:
         print(line, file=self.out, flush=True)
 
-    def table(self, headers: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
-        """The last column is cut where the terminal ends; one that is empty throughout is left out."""
+    def table(self, headers: Sequence[str], rows: Iterable[Sequence[str]], *, coloured: str) -> None:
+        """The last column is cut where the terminal ends; one that is empty throughout is left out. `coloured`: which column has
+        words in their colours."""
         widest = 40 if self.width else 2000
         cells = [[*(clip(cell, limit=widest) for cell in row[:-1]), clip(row[-1], limit=2000)] for row in rows]
         kept = [at for at in range(len(headers)) if at == 0 or any(row[at] for row in cells)]
         lines = [[headers[at] for at in kept], *([row[at] for at in kept] for row in cells)]
         widths = [max(_width(line[at]) for line in lines) for at in range(len(kept))]
+        column = next((at for at, index in enumerate(kept) if headers[index] == coloured), 0)
         for number, line in enumerate(lines):
             parts = [cell + " " * (widths[at] - _width(cell)) for at, cell in enumerate(line[:-1])]
             shown = "  ".join([*parts, line[-1]]).rstrip()
             if self.width:
                 shown = _cut(shown, self.width)
-            self.say(self._coloured(shown, line) if number else self._bold(shown))
+            before = sum(len(part) + 2 for part in parts[:column])
+            self.say(self._coloured(shown, line[column], before) if number else self._bold(shown))
 
     def word(self, text: str) -> str:
         """In its colour."""
         code = _COLOURS.get(text)
         return f"\033[{code}m{text}\033[0m" if self.colour and code else text
 
-    def _coloured(self, shown: str, line: Sequence[str]) -> str:
-        if self.colour:
-            for cell in line[1:]:
-                if cell in _COLOURS:
-                    return shown.replace(f" {cell}", f" {self.word(cell)}", 1)
+    def _coloured(self, shown: str, word: str, at: int) -> str:
+        """`word` stands there, unless the line was cut."""
+        if self.colour and word in _COLOURS and shown.startswith(word, at):
+            return shown[:at] + self.word(word) + shown[at + len(word) :]
         return shown
 
     def _bold(self, shown: str) -> str:
