@@ -515,7 +515,7 @@ def test_a_word_has_its_colour_in_one_column_only() -> None:
     assert out.getvalue().splitlines()[1:] == [
         "日本       scheduled  \033[31merror\033[0m      …",
         "error      new        \033[32mscheduled\033[0m  …",
-        "bbbbbbbbb  x          \033[31mfailed\033[0m     …",
+        "bbbbbbbbb  x          \033[31mfailed\033[0m     y",
         "c          x          none",
     ]
 

@@ -48,8 +48,8 @@ class AskedState:
 
     @property
     def path(self) -> str:
-        """The folder that holds the state."""
-        return self._state.path
+        """The folder that holds the state, for this process alone: see `QueryState.safe_path`."""
+        return self._state.safe_path
 
     def prepare(self, *, until: float = float("inf")) -> int:
         """Brings code and state; the generation that this is. Raises Fault."""
