@@ -14,6 +14,7 @@ from the0.frozen import dataclass
 SEARCHED = 2000
 """How many files are looked at for a name like the one that is not there."""
 
+
 @dataclass(frozen=True, slots=True)
 class Wanted:
     """The archive and where it goes. `file` is the path within the code that must exist, see `target.entry_file`;
