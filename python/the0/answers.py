@@ -5,11 +5,11 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any
 
 from the0 import canonical
 from the0.errors import ExitCode, Permanent, clip
+from the0.frozen import dataclass
 
 ANSWER_BYTES = 32 << 20
 ANSWER_VALUES = 1_000_000

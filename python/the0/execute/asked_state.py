@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Callable, Mapping
-from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from the0 import child, files, names, privacy
@@ -17,6 +16,7 @@ from the0.execute.preparing import Prepared, Preparing, stopped_early
 from the0.execute.programs import make_code_folder, query_program, wanted_code
 from the0.execute.query_state import QueryState
 from the0.execute.strays import end_strays
+from the0.frozen import replace
 
 if TYPE_CHECKING:
     from threading import Event

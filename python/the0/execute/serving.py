@@ -9,7 +9,6 @@ import os
 import signal
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from typing import Literal
 
 from the0 import child, landlock
@@ -18,6 +17,7 @@ from the0.execute import target
 from the0.execute.languages import Language
 from the0.execute.loop import Loop
 from the0.execute.output import PIPE_BYTES, widen
+from the0.frozen import dataclass
 
 FIRST_PAUSE_S = 1.0
 LAST_PAUSE_S = 60.0

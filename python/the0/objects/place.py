@@ -12,10 +12,10 @@ import stat
 import time
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, suppress
-from dataclasses import dataclass
 from hashlib import blake2b
 
 from the0 import files
+from the0.frozen import dataclass
 from the0.objects import sidecar
 from the0.objects.sidecar import Record, Sidecar
 

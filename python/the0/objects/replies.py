@@ -6,9 +6,9 @@ Knows no client. The client's own text is never shown: it may quote the request.
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
 
 from the0.errors import ExitCode, Fault, clip
+from the0.frozen import dataclass
 from the0.objects.store import Denied, Missing, NotModified, PreconditionFailed, Refused, Unavailable, Unsuitable
 
 _STATUS = re.compile(r"status code: (\d{3})")

@@ -11,8 +11,9 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from typing import Any
+
+from the0.frozen import dataclass, field
 
 FORMAT = 1
 LIMIT_BYTES = 64 * 1024
