@@ -10,6 +10,7 @@ import textwrap
 from typing import Any
 
 import pytest
+from bot_place import eventually, memory_group
 
 SETUP = """
 import json, os, signal, sys, tempfile, time
@@ -164,3 +165,25 @@ def test_one_that_is_stopped_goes_on_until_it_is_too_often() -> None:
     assert told["verdict"][0] == 216
     assert (told["tries"], told["code"]) == (1, 0)
     assert len(told["said"]) == 1
+
+
+def test_one_that_has_no_memory_left_says_so() -> None:
+    group = memory_group()
+    try:
+        told = outcome(f"""
+            with open("{group}/cgroup.procs", "w") as file:
+                file.write(str(os.getpid()))
+            keeper.DEATHS = 3
+            def keep(stop, notify):
+                number()
+                held = []
+                while True:
+                    held.append(bytearray(b"x" * (4 << 20)))
+            run(keep)
+        """)
+    finally:
+        eventually(lambda: not (group / "cgroup.procs").read_text(), "an empty control group")
+        group.rmdir()
+    assert (told["verdict"][0], told["code"]) == (216, 209)
+    assert "ran out of memory: the kernel killed it at the bot's limit of 128 MiB" in told["verdict"][1]
+    assert [line for line in told["said"] if "ran out of memory" in line] == [told["verdict"][1]]

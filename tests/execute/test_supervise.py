@@ -13,7 +13,7 @@ import time
 from pathlib import Path
 
 import pytest
-from bot_place import SOON_S, Place, archive, eventually
+from bot_place import SOON_S, Place, archive, eventually, memory_group
 
 WAITING = """
     import time
@@ -480,26 +480,6 @@ def test_out_of_memory_is_told_apart(place: Place) -> None:
     assert (ended.record["by"], ended.record["oom"], ended.record["signal"]) == ("bot", True, 9)
     assert "128 MiB" in ended.log
     assert "memory" in ended.err
-
-
-def memory_group() -> Path:
-    """A control group of 128 MiB below our own, where this machine lets us make one."""
-    for line in Path("/proc/self/cgroup").read_text().splitlines():
-        _, controllers, path = line.split(":", 2)
-        if "memory" in controllers.split(","):
-            parent, limit = Path("/sys/fs/cgroup/memory" + path), "memory.limit_in_bytes"
-        elif controllers == "" and Path(f"/sys/fs/cgroup{path}/memory.max").exists():
-            parent, limit = Path("/sys/fs/cgroup" + path).parent, "memory.max"
-        else:
-            continue
-        group = parent / f"the0-test-{os.getpid()}"
-        try:
-            group.mkdir()
-            (group / limit).write_text(str(128 << 20))
-        except OSError:
-            break
-        return group
-    pytest.skip("control groups cannot be made here")
 
 
 assert sys.platform == "linux"

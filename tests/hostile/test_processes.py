@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import resource
+import shutil
 import signal
 import subprocess
 import time
@@ -173,6 +174,26 @@ def test_what_a_user_has_in_all_is_taken(yard: Yard) -> None:
     assert any(
         b"Changes in the state folder cannot be watched" in data for key, _, data in yard.objects() if "logs/" in key
     )
+    assert yard.next_start(anew=True)["kept"] == 2
+
+
+@pytest.mark.attack(
+    "leases on its state files, for which whoever opens them has to wait 45 s each",
+    "not waited for: all else is stored meanwhile, and those at the end",
+)
+def test_leases(yard: Yard) -> None:
+    running = yard.start("processes.py", act="lease")
+    running.wait_for("leased\n")
+    assert set(yard.findings.values()) == {True, 0}, "the leases were granted"
+    eventually(lambda: set(yard.head.content.incomplete) >= {"leased"}, "a generation without it", within_s=30)
+    restored = yard.root / "restored"
+    done = yard.runtime("state", "restore", yard.bot_id, "--to", str(restored))
+    assert done.returncode == 0
+    assert (restored / ".the0-state/kept.json").read_text() == "2"
+    ended = running.stop()
+    honest(ended, by="bot", code=0)
+    assert yard.head.content.incomplete == ()
+    shutil.rmtree(restored)
     assert yard.next_start(anew=True)["kept"] == 2
 
 

@@ -133,7 +133,7 @@ impl Journal {
         let (len, kind, number) = (r.u32().ok()? as usize, r.u8().ok()?, r.u64().ok()?);
         r.take(len).ok()?;
         let end = at + RECORD + len;
-        let whole = number == self.number && r.array().ok()? == record_check(&self.base_id, &bytes[at..end]);
+        let whole = number == self.number && r.array().ok()? == record_check(&self.base_id, &[&bytes[at..end]]);
         let kind = [Kind::Stage, Kind::Confirm, Kind::Abandon, Kind::Meta].into_iter().find(|k| *k as u8 == kind)?;
         whole.then_some((kind, at + RECORD..end))
     }
@@ -159,7 +159,10 @@ impl Journal {
         bytes[12..20].copy_from_slice(&base_len.to_le_bytes());
         bytes.extend_from_slice(&block::digest(&bytes));
         if let Some(payload) = staged {
-            bytes.extend_from_slice(&record(&base_id, 0, Kind::Stage, payload)?);
+            let (head, check) = frame(&base_id, 0, Kind::Stage, payload)?;
+            for piece in [&head[..], payload, &check] {
+                bytes.extend_from_slice(piece);
+            }
         }
         if bytes.len() as u64 > FILE_BYTES {
             return Err(Error::Limit("the index would exceed 1 GiB".into()));
@@ -177,16 +180,21 @@ impl Journal {
 
     /// Appends a record; it survives a crash of the process, not of the host.
     pub fn append(&mut self, kind: Kind, payload: &[u8]) -> Result<()> {
-        let record = record(&self.base_id, self.number, kind, payload)?;
+        let (head, check) = frame(&self.base_id, self.number, kind, payload)?;
         let at = |e| Error::os(self.name.as_bytes(), e);
         if self.torn {
             ftruncate(&self.fd, self.end).map_err(at)?;
         }
         // Whatever fails now leaves a tail that no reader accepts and that the next append cuts off.
         self.torn = true;
-        write_at(&self.fd, &record, self.end).map_err(at)?;
+        // Piece by piece: of a million files the payload is large, and a copy of it as large again.
+        let mut end = self.end;
+        for piece in [&head[..], payload, &check] {
+            write_at(&self.fd, piece, end).map_err(at)?;
+            end += piece.len() as u64;
+        }
         self.torn = false;
-        self.end += record.len() as u64;
+        self.end = end;
         self.number += 1;
         Ok(())
     }
@@ -203,21 +211,22 @@ impl Journal {
     }
 }
 
-fn record(base_id: &[u8; 16], number: u64, kind: Kind, payload: &[u8]) -> Result<Vec<u8>> {
+/// What stands before and after the payload.
+fn frame(base_id: &[u8; 16], number: u64, kind: Kind, payload: &[u8]) -> Result<([u8; RECORD], Digest)> {
     let len = u32::try_from(payload.len()).map_err(|_| Error::Limit("a transaction of the index exceeds 4 GiB".into()))?;
-    let mut out = Vec::with_capacity(RECORD + payload.len() + CHECK);
-    out.extend_from_slice(&len.to_le_bytes());
-    out.push(kind as u8);
-    out.extend_from_slice(&number.to_le_bytes());
-    out.extend_from_slice(payload);
-    let check = record_check(base_id, &out);
-    out.extend_from_slice(&check);
-    Ok(out)
+    let mut head = [0; RECORD];
+    head[..4].copy_from_slice(&len.to_le_bytes());
+    head[4] = kind as u8;
+    head[5..].copy_from_slice(&number.to_le_bytes());
+    Ok((head, record_check(base_id, &[&head, payload])))
 }
 
-fn record_check(base_id: &[u8; 16], record: &[u8]) -> Digest {
+fn record_check(base_id: &[u8; 16], record: &[&[u8]]) -> Digest {
     let mut hasher = blake3::Hasher::new();
-    hasher.update(base_id).update(record);
+    hasher.update(base_id);
+    for piece in record {
+        hasher.update(piece);
+    }
     let mut check = [0; CHECK];
     check.copy_from_slice(&hasher.finalize().as_bytes()[..CHECK]);
     check

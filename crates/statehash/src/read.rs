@@ -34,7 +34,8 @@ pub fn open(root: BorrowedFd<'_>, path: &[u8]) -> Result<std::result::Result<Own
     match beneath::open(root, path, OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOCTTY, Mode::empty()) {
         Ok(fd) => Ok(Ok(fd)),
         Err(Errno::NOENT | Errno::NOTDIR) => Ok(Err(Look::Gone)),
-        Err(Errno::ACCESS | Errno::PERM) => Ok(Err(Look::Denied)),
+        // The last one: somebody holds a lease on it (F_SETLEASE), and it is not waited for.
+        Err(Errno::ACCESS | Errno::PERM | Errno::AGAIN) => Ok(Err(Look::Denied)),
         Err(Errno::LOOP | Errno::NXIO | Errno::NODEV) => Ok(Err(Look::Other)),
         Err(e) => Err(Error::os(path, e)),
     }

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import os
+import signal
 import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from the0 import child
 from the0.errors import EXIT_CODES, ExitCode
+from the0.execute import oom
 from the0.execute.loop import Loop
 from the0.frozen import dataclass
 
@@ -48,6 +50,8 @@ class Verdict:
 class Keeper:
     def __init__(self, loop: Loop, keep: Keep, *, keep_fds: tuple[int, ...], say: Callable[[str], None]) -> None:
         self.verdict: Verdict | None = None
+        self.starved: str | None = None
+        """The sentence that says so, if the kernel killed it for lack of memory."""
         self.pid: int | None = None
         self._bot_pid: int | None = None
         self._loop = loop
@@ -59,6 +63,7 @@ class Keeper:
         self._stops: list[float] = []
         self._said = False
         self._said_stopped = False
+        self._memory = oom.look()
         self._finishing = False
         self._finishing_since_s = 0.0
         self._tries_left = FINAL_TRIES
@@ -148,6 +153,7 @@ class Keeper:
             self._forked.drop()
             self._forked = None
         self.pid = None
+        self._note_memory(end)
         if self._finishing:
             self._ended_finally(end)
         elif end.code == ExitCode.FENCED:
@@ -158,6 +164,18 @@ class Keeper:
             self._judge(end.code, f"The sync process ended with {end}, so the bot's state is no longer kept.")
         else:
             self._died(end)
+
+    def _note_memory(self, end: child.End) -> None:
+        memory, former = oom.look(), self._memory
+        self._memory = memory
+        if end.signal == signal.SIGKILL and memory.killed_since(former):
+            told = self.starved is not None
+            self.starved = (
+                f"The sync process ran out of memory: the kernel killed it at the bot's limit{memory.limit}. What it could not store is "
+                "on this disk only: raise the limit, or keep fewer files."
+            )
+            if not told and not self._finishing:
+                self._say(self.starved)
 
     def _ended_finally(self, end: child.End) -> None:
         self._tries_left -= 1
@@ -175,7 +193,7 @@ class Keeper:
         if len(self._deaths) >= DEATHS and (end.code is None or end.code not in _MAY_PASS):
             self._judge(
                 ExitCode.SYNC_FAILED,
-                f"The sync process died {DEATHS} times within {DEATHS_WITHIN_S:.0f} s, last with {end}.",
+                self.starved or f"The sync process died {DEATHS} times within {DEATHS_WITHIN_S:.0f} s, last with {end}.",
             )
             return
         if not self._said:

@@ -277,4 +277,4 @@ class _Run:
             return outcome  # there was no bot, hence nothing that could be lost
         if code == ExitCode.FENCED:
             return outcome.overruled(code=code, reason=TAKEN_OVER)
-        return outcome.overruled(code=ExitCode.FINAL_SYNC, reason=NOT_STORED)
+        return outcome.overruled(code=ExitCode.FINAL_SYNC, reason=self._keeper.starved or NOT_STORED)
