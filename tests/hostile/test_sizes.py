@@ -42,7 +42,7 @@ def peaks(running: Running) -> dict[str, float]:
 
 @pytest.mark.attack(
     "20,000 files in 200 folders (1,000,000 in 200,000 with THE0_SOAK=1), and a new one in each folder right before the end",
-    "all of them are stored at the end; the next start has them, also on another machine; sync and restore take below 0.7 KiB of memory for each",
+    "all of them are stored at the end; the next start has them, also on another machine; below 0.7 KiB of memory for each",
 )
 def test_many_files(yard: Yard, capsys: pytest.CaptureFixture[str]) -> None:
     within_s = FILES / 1000 + 30
