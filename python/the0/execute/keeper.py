@@ -193,7 +193,8 @@ class Keeper:
         if len(self._deaths) >= DEATHS and (end.code is None or end.code not in _MAY_PASS):
             self._judge(
                 ExitCode.SYNC_FAILED,
-                self.starved or f"The sync process died {DEATHS} times within {DEATHS_WITHIN_S:.0f} s, last with {end}.",
+                self.starved
+                or f"The sync process died {DEATHS} times within {DEATHS_WITHIN_S:.0f} s, last with {end}.",
             )
             return
         if not self._said:
