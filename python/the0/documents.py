@@ -17,6 +17,7 @@ from the0.plain import plain
 from the0.quantities import cores, whole_bytes
 
 Kind = Literal["realtime", "scheduled"]
+_A_SCHEDULE: Final = "write one such as */5 * * * * (every five minutes), or deploy it with --schedule"
 KINDS: Final[tuple[Kind, Kind]] = ("realtime", "scheduled")
 RUNTIMES: Final = frozenset(
     ("python3.11", "nodejs20", "rust-stable", "gcc13", "cpp-gcc13", "ghc96", "dotnet8", "scala3")
@@ -187,7 +188,9 @@ def _read(document: Mapping[str, Any], *, kind: Kind, enabled: bool) -> Bot:
         config_json=config_json,
         limits=limits,
         policies=_policies(config),
-        schedule=_text(config, "schedule", within="config.").strip() if kind == "scheduled" else None,
+        schedule=_text(config, "schedule", within="config.", remedy=_A_SCHEDULE).strip()
+        if kind == "scheduled"
+        else None,
         next_s=_unix_s(document.get("next_execution_time")),
         config_hash=hashlib.sha256(canonical.dumps(fingerprint).encode("ascii")).hexdigest()[:32],
         custom_bot_id=_id_text(config.get("customBotId")),
@@ -235,10 +238,10 @@ def _part(document: Mapping[str, Any], name: str, remedy: str, *, within: str = 
     return value
 
 
-def _text(document: Mapping[str, Any], name: str, *, within: str) -> str:
+def _text(document: Mapping[str, Any], name: str, *, within: str, remedy: str = "give it one") -> str:
     text = _optional_text(document, name, within=within)
     if text is None or not text.strip():
-        raise _Bad(f"has no {within}{name}: give it one")
+        raise _Bad(f"has no {within}{name}: {remedy}")
     return text
 
 

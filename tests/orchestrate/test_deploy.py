@@ -288,6 +288,10 @@ def test_hints(world: World) -> None:
         world.plan(runtime="rust-stable", entrypoint="target/release/bot")
     with pytest.raises(Fault, match=r"perhaps it is 'vendor/requests/__init__\.py'"):
         world.plan(entrypoint="__init__.py")
+    with pytest.raises(Fault, match=r"perhaps it is 'main\.py'"):
+        world.plan(entrypoint="mian.py")
+    with pytest.raises(Fault, match=r"has no config\.schedule: write one such as \*/5 \* \* \* \*"):
+        world.plan(kind="scheduled")
 
 
 def test_a_class_of_a_jar(world: World) -> None:

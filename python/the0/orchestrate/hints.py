@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+from difflib import get_close_matches
+from itertools import islice
 from typing import Final
 
 from the0.documents import Bot
@@ -11,6 +13,8 @@ from the0.errors import clip
 from the0.orchestrate.archive import Archive, holds
 
 LARGE_BYTES: Final = 200 << 20
+COMPARED: Final = 2000
+"""How many names are held against one that is not there."""
 _BUILDS: Final = {
     "rust-stable": "build it first (`cargo build --release`)",
     "gcc13": "build it first (`make`, `cmake --build build`)",
@@ -48,6 +52,9 @@ def missing(bot: Bot, path: str, archive: Archive) -> str:
     for name in archive.names:
         if name.rsplit("/", 1)[-1] == last:
             return f"perhaps it is {clip(name)!r}"
+    near = get_close_matches(path, list(islice(archive.names, COMPARED)), n=1, cutoff=0.7)
+    if near:
+        return f"perhaps it is {clip(near[0])!r}"
     build = _BUILDS.get(bot.runtime)
     return f"{build}, or correct the entrypoint" if build else "correct the entrypoint, or look at .the0ignore"
 
