@@ -10,7 +10,8 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from importlib import metadata
 from pathlib import Path
@@ -59,7 +60,7 @@ class Figure:
 
     def row(self) -> tuple[str, ...]:
         bare = f"{statistics.median(self.bare):.0f}" if self.bare else ""
-        target = "" if self.target is None else f"<= {self.target:g}"
+        target = "" if self.target is None else f"<= {self.target:.4g}"
         if self.over_bare is not None:
             target += f", bare + {self.over_bare:g}"
         digits = 1 if self.value < 100 else 0
@@ -84,6 +85,25 @@ def table(rows: Sequence[Sequence[str]], header: Sequence[str]) -> str:
 def show(title: str, figures: Sequence[Figure]) -> None:
     print(f"\n{title}\n")
     print(table([figure.row() for figure in figures], HEADER))
+
+
+def tally(figures: Sequence[Figure]) -> str:
+    """One line: how many targets there were, and which were missed."""
+    missed = [figure.name for figure in figures if figure.verdict == "MISSED"]
+    reached = sum(figure.verdict == "ok" for figure in figures)
+    told = f"{reached} of {reached + len(missed)} targets reached."
+    return f"{told} MISSED: {'; '.join(missed)}." if missed else told
+
+
+@contextmanager
+def step(what: str) -> Iterator[None]:
+    """Says on stderr what is being done, and how long it took."""
+    print(f"  {what} …", end="", file=sys.stderr, flush=True)
+    began_s = time.monotonic()
+    try:
+        yield
+    finally:
+        print(f" {time.monotonic() - began_s:.1f} s", file=sys.stderr, flush=True)
 
 
 def keep(name: str, figures: Sequence[Figure], *, more: Mapping[str, Any] | None = None) -> Path:

@@ -6,9 +6,12 @@ import os
 import secrets
 import shutil
 import subprocess
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
+from report import step
 from rig.minio_server import Running
 from rig.proxy import Proxy
 
@@ -18,12 +21,14 @@ class Rival:
 
     name: ClassVar[str]
 
-    def __init__(self, running: Running, base: Path, tree: Path) -> None:
+    missing: ClassVar[str]
+    """What is said where it is not installed."""
+
+    def __init__(self, running: Running, home: Path, tree: Path) -> None:
         self._running = running
-        self._base = base
+        self._home = home
         self._tree = tree
         self._place = f"bench-plain/{self.name}-{secrets.token_hex(4)}"
-        self._home = base / f"{self.name}-home"
         self._home.mkdir()
         self._prepare()
 
@@ -40,9 +45,6 @@ class Rival:
             self._save(proxy.endpoint)
             return len(proxy.requests), proxy.bytes_in
 
-    def remove(self) -> None:
-        shutil.rmtree(self._home)
-
     def _prepare(self) -> None:
         """What is needed once."""
 
@@ -58,6 +60,7 @@ class Rival:
 
 class Restic(Rival):
     name = "restic"
+    missing = "restic is not installed, its rows are left out: apt-get install restic"
 
     def _prepare(self) -> None:
         self._restic(self._running.settings.endpoint, "init")
@@ -71,6 +74,7 @@ class Restic(Rival):
 
 class Rclone(Rival):
     name = "rclone"
+    missing = "rclone is not installed, its rows are left out: apt-get install rclone"
 
     def _save(self, endpoint: str) -> None:
         store = {
@@ -85,3 +89,35 @@ class Rclone(Rival):
 
 
 ALL = (Restic, Rclone)
+
+SLOW_S = 15.0
+"""A rival that takes longer for the first time is asked less often afterwards."""
+
+
+def measured(
+    one: Rival, *, told: str, change: Callable[[], None], page: Callable[[], None] | None
+) -> Iterator[tuple[str, str, list[float], dict[str, Any]]]:
+    """Rows (what, unit, values, notes) of a rival; `change` changes one small file, `page` one page of the large one."""
+
+    def timed() -> float:
+        began_s = time.monotonic()
+        one.save()
+        return (time.monotonic() - began_s) * 1000
+
+    with step(f"{told}: {one.name}, first"):
+        first = timed()
+        yield "first", "ms", [first], {}
+    with step(f"{told}: {one.name}, again"):
+        slow = first > SLOW_S * 1000
+        yield "nothing changed", "ms", [timed() for _ in range(1 if slow else 3)], {}
+        if not slow:
+            requests, sent = one.counted()
+            yield "nothing changed, requests", "", [requests], {"sent_kib": sent / 1024}
+        change()
+        requests, sent = one.counted()
+        yield "one small file changed, sent", "KiB", [sent / 1024], {"requests": requests}
+        yield "the same, requests", "", [requests], {}
+        if page is not None:
+            page()
+            _, sent = one.counted()
+            yield "one page changed, sent", "KiB", [sent / 1024], {}

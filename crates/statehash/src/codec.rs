@@ -12,7 +12,7 @@ use crate::catalog::{Catalog, Change, Op, Segment, Tombstone};
 use crate::error::{shown, Error, Result};
 use crate::paths;
 use crate::tree::{Block, Body, Meta, Node, ROOT};
-use crate::wire::{put_sized, Reader};
+use crate::wire::{put_sized, Reader, Source, Stream};
 
 const RACY: u8 = 1;
 
@@ -57,8 +57,12 @@ fn put_segment(out: &mut Vec<u8>, key: &str, digest: &[u8; 32], stored: u64, raw
 }
 
 fn get_segment(r: &mut Reader<'_>) -> Result<(String, [u8; 32], u64, u64)> {
-    let key = std::str::from_utf8(r.sized()?).map_err(|_| Error::format("the index holds an impossible key"))?.to_owned();
-    Ok((key, r.array()?, r.u64()?, r.u64()?))
+    Ok((key(r.sized()?)?, r.array()?, r.u64()?, r.u64()?))
+}
+
+fn key(bytes: &[u8]) -> Result<String> {
+    let key = std::str::from_utf8(bytes).map_err(|_| Error::format("the index holds an impossible key"))?;
+    Ok(key.to_owned())
 }
 
 const SMALL: u8 = 0;
@@ -117,12 +121,20 @@ pub fn put_base(out: &mut Vec<u8>, catalog: &Catalog, meta: &[u8]) {
 }
 
 pub fn get_base(base: &[u8]) -> Result<(Catalog, Vec<u8>)> {
-    let r = &mut Reader::new(base);
+    read_base(&mut Stream::new(base, base.len() as u64))
+}
+
+/// A node's fields before its name.
+const NODE: usize = 2 + 35 + 3 * 4 + 16;
+
+pub fn read_base<S: Source>(r: &mut Stream<S>) -> Result<(Catalog, Vec<u8>)> {
     let meta = r.sized()?.to_vec();
     let mut catalog = Catalog { last_id: r.u32()?, ..Catalog::default() };
     for _ in 0..r.u32()? {
         let id = r.u32()?;
-        let (key, digest, stored, raw) = get_segment(r)?;
+        let key = key(r.sized()?)?;
+        let rest = &mut Reader::new(r.view(32 + 8 + 8)?);
+        let (digest, stored, raw) = (rest.array()?, rest.u64()?, rest.u64()?);
         if id == 0 || id > catalog.last_id || catalog.segments.last().is_some_and(|s| s.id >= id) {
             return Err(Error::format("the index's segments are out of order"));
         }
@@ -130,13 +142,17 @@ pub fn get_base(base: &[u8]) -> Result<(Catalog, Vec<u8>)> {
     }
     let tree = &mut catalog.tree;
     let mut lists = VecDeque::from([(ROOT, 0)]);
+    let mut buffer = [0; u8::MAX as usize];
     while let Some((dir, depth)) = lists.pop_front() {
-        for _ in 0..r.u32()? {
-            let (kind, len) = (r.u8()?, r.u8()?);
-            let meta = get_meta(r)?;
-            let ids = [r.u32()?, r.u32()?, r.u32()?];
-            let digest = r.array()?;
-            let name = r.take(len.into())?;
+        let count = r.u32()?;
+        for at in 0..count {
+            let fields = &mut Reader::new(r.view(NODE)?);
+            let (kind, len) = (fields.u8()?, usize::from(fields.u8()?));
+            let meta = get_meta(fields)?;
+            let ids = [fields.u32()?, fields.u32()?, fields.u32()?];
+            let digest = fields.array()?;
+            buffer[..len].copy_from_slice(r.view(len)?);
+            let name = &buffer[..len];
             if let Some(why) = paths::name_refusal(name) {
                 return Err(Error::format(format!("the index holds the name {}: {why}", shown(name))));
             }
@@ -151,7 +167,7 @@ pub fn get_base(base: &[u8]) -> Result<(Catalog, Vec<u8>)> {
                 SMALL => Body::Small,
                 LARGE => {
                     let count = block::count(meta.size) as usize;
-                    let mut rows = Reader::new(r.take(count.saturating_mul(20))?);
+                    let mut rows = Reader::new(r.view(count.saturating_mul(20))?);
                     let mut blocks = Vec::with_capacity(count);
                     while !rows.is_empty() {
                         blocks.push(Block { digest: rows.array()?, segment: rows.u32()? });
@@ -168,24 +184,24 @@ pub fn get_base(base: &[u8]) -> Result<(Catalog, Vec<u8>)> {
             };
             let mut node = Node::new(body, meta, digest, ids[0]);
             (node.meta_segment, node.born) = (ids[1], ids[2]);
-            if !tree.push(dir, name, node)? {
+            if !tree.push(dir, name, node, (count - at) as usize)? {
                 return Err(Error::format("the index's entries are out of order"));
             }
         }
     }
     for _ in 0..r.u32()? {
-        let path = r.sized()?;
+        let path = r.sized()?.to_vec();
         let tombstone = Tombstone { segment: r.u32()?, born: r.u32()? };
-        if let Some(why) = paths::refusal(path) {
-            return Err(Error::format(format!("the index holds the removed path {}: {why}", shown(path))));
+        if let Some(why) = paths::refusal(&path) {
+            return Err(Error::format(format!("the index holds the removed path {}: {why}", shown(&path))));
         }
         if tombstone.segment > catalog.last_id || tombstone.born > catalog.last_id {
             return Err(Error::format("the index names an unknown segment"));
         }
-        if catalog.tombstones.last_key_value().is_some_and(|(last, _)| last[..] >= *path) {
+        if catalog.tombstones.last_key_value().is_some_and(|(last, _)| *last >= path) {
             return Err(Error::format("the index's removed paths are out of order"));
         }
-        catalog.tombstones.insert(path.to_vec(), tombstone);
+        catalog.tombstones.insert(path, tombstone);
     }
     if !r.is_empty() {
         return Err(Error::format("the index holds more than it should"));

@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use crate::catalog::{Catalog, Change};
 pub use crate::codec::Staged;
-use crate::codec::{get_base, get_staged, put_base, put_staged};
+use crate::codec::{get_staged, put_base, put_staged, read_base};
 use crate::error::{Error, Result};
 pub use crate::journal::VERSION;
 use crate::journal::{Journal, Kind};
@@ -72,10 +72,9 @@ impl Index {
     }
 
     pub fn open(dir: BorrowedFd<'_>, name: &str) -> Result<Self> {
-        let (journal, contents) = Journal::open(dir, name)?;
-        let (catalog, meta) = get_base(contents.base())?;
+        let (journal, (catalog, meta), log) = Journal::open(dir, name, read_base)?;
         let mut index = Self { meta, ..Self::with(catalog) };
-        for (kind, payload) in contents.records() {
+        for (kind, payload) in log.records() {
             match kind {
                 Kind::Stage if index.staged.is_none() => index.staged = Some(get_staged(payload)?),
                 Kind::Confirm if index.staged.is_some() => index.settle(payload)?,

@@ -8,8 +8,8 @@
 //! log are taken for a later one. The first record that is short or does not match its checksum ends the log; the
 //! next append cuts it off. So a crash at any byte leaves the former or the new record.
 //!
-//! The file is read into memory, bounded: others under the same uid may write or truncate it, and a truncated
-//! mapping would be a SIGBUS.
+//! The file is read, bounded and piece by piece: others under the same uid may write or truncate it, and a truncated mapping
+//! would be a SIGBUS.
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
@@ -20,7 +20,7 @@ use rustix::rand::{getrandom, GetRandomFlags};
 use crate::block::{self, Digest};
 use crate::error::{Error, Result};
 use crate::read;
-use crate::wire::Reader;
+use crate::wire::{Reader, Short, Source, Stream, PIECE};
 
 const MAGIC: &[u8; 8] = b"the0idx\0";
 pub const VERSION: u32 = 1;
@@ -52,26 +52,45 @@ pub struct Journal {
     number: u64,
 }
 
-/// A file as it was read.
-pub struct Contents {
+/// The whole records of a file's log.
+pub struct Log {
     bytes: Vec<u8>,
-    base: std::ops::Range<usize>,
-    /// Kind and payload of each whole record.
+    /// Kind and payload of each.
     records: Vec<(Kind, std::ops::Range<usize>)>,
 }
 
-impl Contents {
-    pub fn base(&self) -> &[u8] {
-        &self.bytes[self.base.clone()]
-    }
-
+impl Log {
     pub fn records(&self) -> impl Iterator<Item = (Kind, &[u8])> {
         self.records.iter().map(|(kind, range)| (*kind, &self.bytes[range.clone()]))
     }
 }
 
+/// Reads on in a file, and computes the checksum of all that was read.
+pub struct Summed {
+    fd: OwnedFd,
+    name: String,
+    at: u64,
+    hasher: blake3::Hasher,
+}
+
+impl Source for Summed {
+    fn more(&mut self, room: &mut [u8]) -> Result<usize> {
+        // Ending at a multiple keeps the hasher at its fastest.
+        let most = (PIECE - (self.at % PIECE as u64) as usize).min(room.len());
+        let got = read::fill(&self.fd, &mut room[..most], self.at).map_err(|e| Error::os(self.name.as_bytes(), e))?;
+        self.hasher.update(&room[..got]);
+        self.at += got as u64;
+        Ok(got)
+    }
+}
+
 impl Journal {
-    pub fn open(dir: BorrowedFd<'_>, name: &str) -> Result<(Self, Contents)> {
+    /// `base` makes what it likes of the base before it is known to be undamaged.
+    pub fn open<T>(
+        dir: BorrowedFd<'_>,
+        name: &str,
+        base: impl FnOnce(&mut Stream<Summed>) -> Result<T>,
+    ) -> Result<(Self, T, Log)> {
         let at = |e| Error::os(name.as_bytes(), e);
         let flags = OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
         let fd = match openat(dir, name, flags | OFlags::RDWR, Mode::empty()) {
@@ -91,16 +110,45 @@ impl Journal {
         if size > FILE_BYTES {
             return Err(Error::format("the index is larger than any that we write"));
         }
-        let mut bytes = vec![0; size as usize];
-        let have = read::fill(&fd, &mut bytes, 0).map_err(at)?;
+        let mut header = [0; HEADER];
+        let have = read::fill(&fd, &mut header, 0).map_err(at)?;
+        let (base_len, base_id) = Self::header(&header[..have])?;
+        let end = (HEADER as u64).saturating_add(base_len);
+        if end.saturating_add(CHECK as u64) > size {
+            return Err(cut(Short));
+        }
+        let mut hasher = blake3::Hasher::new();
+        hasher.update(&header);
+        let mut stream = Stream::new(Summed { fd, name: name.to_owned(), at: HEADER as u64, hasher }, base_len);
+        let made = base(&mut stream);
+        let Summed { fd, name, hasher, .. } = stream.finish()?;
+        let sum = hasher.finalize();
+        let at = |e| Error::os(name.as_bytes(), e);
+        let mut bytes = vec![0; (size - end) as usize];
+        let have = read::fill(&fd, &mut bytes, end).map_err(at)?;
         bytes.truncate(have);
+        if bytes.get(..CHECK).ok_or(Short).map_err(cut)? != &sum.as_bytes()[..CHECK] {
+            return Err(Error::format("the index is damaged"));
+        }
+        let made = made?;
         let dir = fcntl_dupfd_cloexec(dir, 0).map_err(at)?;
-        Self::parse(bytes, dir, name.to_owned(), fd)
+        let mut journal = Self { dir, name, fd, base_id, base_len, end: end + CHECK as u64, torn: false, number: 0 };
+        bytes.drain(..CHECK);
+        let mut records = Vec::new();
+        let mut from = 0;
+        while let Some((kind, payload)) = journal.next_record(&bytes, from) {
+            from = payload.end + CHECK;
+            journal.number += 1;
+            records.push((kind, payload));
+        }
+        journal.end += from as u64;
+        journal.torn = from < bytes.len();
+        Ok((journal, made, Log { bytes, records }))
     }
 
-    fn parse(bytes: Vec<u8>, dir: OwnedFd, name: String, fd: OwnedFd) -> Result<(Self, Contents)> {
-        let cut = |_| Error::format("the index is cut short");
-        let mut r = Reader::new(&bytes);
+    /// Length and id of the base.
+    fn header(bytes: &[u8]) -> Result<(u64, [u8; 16])> {
+        let mut r = Reader::new(bytes);
         if r.take(8) != Ok(MAGIC) {
             return Err(Error::format("the index is not ours"));
         }
@@ -109,26 +157,11 @@ impl Journal {
             let age = if version > VERSION { "newer" } else { "unknown" };
             return Err(Error::format(format!("the index has the {age} format {version}; this runtime reads {VERSION}")));
         }
-        let base_len = r.u64().map_err(cut)?;
-        let base_id = r.array::<16>().map_err(cut)?;
-        let base = HEADER..HEADER + r.take(usize::try_from(base_len).unwrap_or(usize::MAX)).map_err(cut)?.len();
-        if r.array::<CHECK>().map_err(cut)? != block::digest(&bytes[..base.end]) {
-            return Err(Error::format("the index is damaged"));
-        }
-        let mut journal = Self { dir, name, fd, base_id, base_len, end: (base.end + CHECK) as u64, torn: false, number: 0 };
-        let mut records = Vec::new();
-        while let Some((kind, payload)) = journal.next_record(&bytes) {
-            journal.end = (payload.end + CHECK) as u64;
-            journal.number += 1;
-            records.push((kind, payload));
-        }
-        journal.torn = journal.end < bytes.len() as u64;
-        Ok((journal, Contents { bytes, base, records }))
+        Ok((r.u64().map_err(cut)?, r.array().map_err(cut)?))
     }
 
-    /// The record at `end`; None at the end of the file or at a torn one.
-    fn next_record(&self, bytes: &[u8]) -> Option<(Kind, std::ops::Range<usize>)> {
-        let at = self.end as usize;
+    /// The record at that place in the log; None at its end or at a torn one.
+    fn next_record(&self, bytes: &[u8], at: usize) -> Option<(Kind, std::ops::Range<usize>)> {
         let mut r = Reader::new(bytes.get(at..)?);
         let (len, kind, number) = (r.u32().ok()? as usize, r.u8().ok()?, r.u64().ok()?);
         r.take(len).ok()?;
@@ -209,6 +242,10 @@ impl Journal {
         let dir = fcntl_dupfd_cloexec(self.dir.as_fd(), 0).map_err(|e| Error::os(self.name.as_bytes(), e))?;
         Ok((dir, self.name.clone()))
     }
+}
+
+fn cut(_: Short) -> Error {
+    Error::format("the index is cut short")
 }
 
 /// What stands before and after the payload.

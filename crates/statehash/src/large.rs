@@ -11,7 +11,7 @@ use crate::block::{self, Digest, BLOCK};
 use crate::carry::Carry;
 use crate::catalog::Op;
 use crate::error::{Error, Result};
-use crate::read;
+use crate::read::{self, Dense};
 use crate::segment::Record;
 use crate::tree::{Block, Body, Meta, Node};
 use crate::walk::{now, stat_fd, Stat};
@@ -23,6 +23,7 @@ pub struct Source {
     pub path: Vec<u8>,
     pub fd: OwnedFd,
     pub before: Stat,
+    pub dense: Dense,
     fresh: bool,
     first_pass: bool,
     /// The digests that are stored already, and may stay where they are.
@@ -103,7 +104,8 @@ impl Large {
         known.resize(block::count(before.size) as usize, None);
         let expected = blocks.filter(|_| untouched).map(|b| b.iter().map(|b| b.digest).collect());
         let carry_meta = old.is_some_and(|n| carry.holds(n.segment) || carry.holds(n.meta_segment));
-        let source = Source { path: path.to_vec(), fd, before, fresh, first_pass: true, known: known.clone(), expected };
+        let dense = Dense::default();
+        let source = Source { path: path.to_vec(), fd, before, dense, fresh, first_pass: true, known: known.clone(), expected };
         Self {
             source: Arc::new(source),
             look,
@@ -182,7 +184,7 @@ impl Large {
         let fd = rustix::io::fcntl_dupfd_cloexec(&self.source.fd, 0).map_err(|e| Error::os(&self.source.path, e))?;
         let (path, fresh) = (self.source.path.clone(), self.source.fresh);
         let (known, expected) = (self.current.clone(), None);
-        self.source = Arc::new(Source { path, fd, before, fresh, first_pass: false, known, expected });
+        self.source = Arc::new(Source { path, fd, before, dense: Dense::default(), fresh, first_pass: false, known, expected });
         self.doubt = false;
         (self.look, self.next_block, self.short) = (look, 0, None);
         self.tries += 1;

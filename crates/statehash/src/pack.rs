@@ -37,6 +37,8 @@ const BATCH_ENTRIES: usize = 1024;
 /// Work below this is done on the caller's thread alone.
 const ALONE_BYTES: u64 = 256 << 10;
 const ALONE_ENTRIES: usize = 64;
+/// Jobs for each worker, so that none runs dry while the caller's thread waits for a core.
+const AHEAD: usize = 6;
 
 #[derive(Debug, Clone, Copy)]
 pub struct Options {
@@ -335,7 +337,7 @@ impl Pack {
                 let mut flying = 0;
                 loop {
                     let more = self.put(&mut builder, &mut tail)?;
-                    while more && flying < 2 * threads {
+                    while more && flying < AHEAD * threads {
                         let Some(job) = self.plan(tree)? else { break };
                         jobs.send(job).map_err(|_| gone())?;
                         flying += 1;

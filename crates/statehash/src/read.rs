@@ -1,6 +1,8 @@
 //! Reading one file whole and unchanged: opened beneath the root, looked at before and after.
 
+use std::ops::Range;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::Mutex;
 
 use rustix::fs::{readlinkat, seek, Mode, OFlags, SeekFrom};
 use rustix::io::{pread, Errno};
@@ -86,6 +88,42 @@ pub fn data_from(fd: &OwnedFd, offset: u64) -> u64 {
         Err(Errno::NXIO) => u64::MAX,
         // Not every file system can tell.
         Err(_) => offset,
+    }
+}
+
+/// Where a file is known to have data and no hole. Each question costs more than reading a page, so an answer serves for as much
+/// of the file as it speaks of. One that is out of date is harmless: a hole that is read gives the zeros that it stands for.
+#[derive(Default)]
+pub struct Dense(Mutex<Range<u64>>);
+
+/// What a range of a file consists of.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Stretch {
+    Data,
+    Hole,
+    Both,
+}
+
+impl Dense {
+    pub fn ask(&self, fd: &OwnedFd, range: Range<u64>) -> Stretch {
+        let mut known = self.0.lock().unwrap_or_else(|e| e.into_inner());
+        if known.start <= range.start && range.end <= known.end {
+            return Stretch::Data;
+        }
+        let data = data_from(fd, range.start);
+        if data >= range.end {
+            return Stretch::Hole;
+        }
+        if data > range.start {
+            return Stretch::Both;
+        }
+        // Not every file system can tell.
+        *known = data..seek(fd, SeekFrom::Hole(data)).unwrap_or(range.end);
+        if range.end <= known.end {
+            Stretch::Data
+        } else {
+            Stretch::Both
+        }
     }
 }
 

@@ -183,29 +183,36 @@ impl Tree {
         self.names.extend_from_slice(name);
         self.count(&node, true);
         let runs = &mut self.dirs[vacant.dir as usize].runs;
-        if runs.is_empty() {
+        let (mut run, mut at) = (vacant.run, vacant.at);
+        if runs.get(run).is_some_and(|full| full.len() >= RUN) {
+            // Appending in order is the usual case: full runs stay full then.
+            let tail = if at == RUN { Vec::new() } else { runs[run].split_off(RUN / 2) };
+            runs.insert(run + 1, tail);
+            if at > RUN / 2 {
+                at -= runs[run].len();
+                run += 1;
+            }
+        }
+        if runs.len() == run {
             runs.push(Vec::new());
         }
-        let run = &mut runs[vacant.run];
-        run.insert(vacant.at, node);
-        if run.len() > RUN {
-            // Appending in order is the usual case: full runs stay full then.
-            let keep = if vacant.at + 1 == run.len() { RUN } else { RUN / 2 };
-            let tail = run.split_off(keep);
-            runs.insert(vacant.run + 1, tail);
-        }
+        runs[run].insert(at, node);
         Ok(())
     }
 
-    /// Adds a child that sorts after all others of `dir`; false if it doesn't.
-    pub fn push(&mut self, dir: u32, name: &[u8], node: Node) -> Result<bool> {
+    /// Adds a child that sorts after all others of `dir`; false if it doesn't. `more` says how many are to come with it.
+    pub fn push(&mut self, dir: u32, name: &[u8], node: Node, more: usize) -> Result<bool> {
         let runs = &self.dirs[dir as usize].runs;
         let last = runs.last().and_then(|r| r.last());
         if last.is_some_and(|n| self.name(n) >= name) {
             return Ok(false);
         }
-        let spot = Spot { dir, run: runs.len().saturating_sub(1), at: runs.last().map_or(0, Vec::len) };
-        self.insert(spot, name, node)?;
+        let full = runs.last().is_none_or(|r| r.len() >= RUN);
+        let (run, at) = if full { (runs.len(), 0) } else { (runs.len() - 1, runs[runs.len() - 1].len()) };
+        if full {
+            self.dirs[dir as usize].runs.push(Vec::with_capacity(more.min(RUN)));
+        }
+        self.insert(Spot { dir, run, at }, name, node)?;
         Ok(true)
     }
 

@@ -11,7 +11,7 @@ use crate::database;
 use crate::error::{Error, Result};
 use crate::large::{Found, Source};
 use crate::pool::Pool;
-use crate::read::{self, Look};
+use crate::read::{self, Look, Stretch};
 use crate::scan::Scan;
 use crate::segment::{compress, Record};
 use crate::tree::{Block, Body, Meta, Node, Tree};
@@ -329,14 +329,16 @@ impl<'a> Worker<'a> {
         let size = source.before.size;
         let from = u64::from(first) * BLOCK as u64;
         let want = (size - from).min(u64::from(count) * BLOCK as u64) as usize;
-        if read::data_from(&source.fd, from) >= from + want as u64 {
+        let stretch = source.dense.ask(&source.fd, from..from + want as u64);
+        if stretch == Stretch::Hole {
             return Ok(self.hole(source, first, count));
         }
         let mut buffer = std::mem::take(&mut self.buffer);
         if buffer.len() < want {
             buffer.resize(want, 0);
         }
-        let have = read::fill_sparse(&source.fd, &mut buffer[..want], from).map_err(|e| Error::os(&source.path, e))?;
+        let fill = if stretch == Stretch::Data { read::fill } else { read::fill_sparse };
+        let have = fill(&source.fd, &mut buffer[..want], from).map_err(|e| Error::os(&source.path, e))?;
         let (have, short) = if have < want { (have / BLOCK * BLOCK, true) } else { (have, false) };
         let (start, records) = (self.raw.len(), self.records);
         self.record(source.record(first));
