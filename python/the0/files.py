@@ -58,6 +58,19 @@ def open_beneath(root_fd: int, path: str, flags: int = os.O_RDONLY, *, mode: int
     return fd
 
 
+def open_nameless(folder_fd: int) -> int:
+    """A new file without a name on the disk of that folder, for reading and writing: gone when its descriptor is."""
+    try:
+        return os.open(".", os.O_TMPFILE | os.O_RDWR | os.O_CLOEXEC, 0o600, dir_fd=folder_fd)
+    except OSError as failure:
+        if failure.errno not in (errno.EOPNOTSUPP, errno.EISDIR, errno.EINVAL, errno.ENOENT):
+            raise
+    name = f".nameless.{os.urandom(6).hex()}"
+    fd = os.open(name, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600, dir_fd=folder_fd)
+    os.unlink(name, dir_fd=folder_fd)
+    return fd
+
+
 def read_beneath(root_fd: int, path: str, *, limit_bytes: int) -> bytes:
     """The whole regular file, at most limit_bytes (OSError EFBIG beyond)."""
     fd = open_beneath(root_fd, path)

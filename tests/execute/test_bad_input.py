@@ -268,31 +268,52 @@ def test_a_full_disk_while_extracting(place: Place, small_disk: Path) -> None:
     assert os.listdir(small_disk / "bot") == []
 
 
-def test_a_full_disk_for_records_does_not_change_the_exit_code(place: Place, small_disk: Path) -> None:
+@pytest.mark.parametrize("what", ["bytes", "files"])
+def test_a_full_disk_does_not_keep_the_records_from_being_written(place: Place, small_disk: Path, what: str) -> None:
     place.env |= {"THE0_RUN_DIR": str(small_disk / "run"), "LOGS_PATH": str(small_disk / "logs")}
     place.put_bot(f"""
         import sys
+        number = 0
         try:
-            with open({str(small_disk / "fill")!r}, "wb") as file:
-                while True:
-                    file.write(bytes(65536))
-        except OSError:
-            print("full")
-        sys.exit(9)
+            with open({str(small_disk / "fill")!r}, "wb", buffering=0) as file:
+                while {what == "bytes"}:
+                    file.write(bytes(4096))
+            while True:
+                open({str(small_disk / "fill")!r} + str(number), "wb").close()
+                number += 1
+        except OSError as full:
+            print(full.strerror)
+        sys.exit(210)
     """)
     ended = place.run()
+    assert (ended.code, ended.out) == (210, "No space left on device\n")
+    assert "done" not in ended.err, ended.err
+    told = json.loads((small_disk / "run/exit.json").read_text())
+    assert (told["by"], told["code"]) == ("bot", 210), "which the number alone does not say"
+    assert (small_disk / "run/done").read_text() == "210\n"
+
+
+def test_a_disk_that_is_full_from_the_beginning_does_not_change_the_exit_code(place: Place, small_disk: Path) -> None:
+    place.env |= {"THE0_RUN_DIR": str(small_disk / "run")}
+    with (small_disk / "fill").open("wb", buffering=0) as file:
+        try:
+            while True:
+                file.write(bytes(4096))
+        except OSError:
+            pass  # full
+    place.put_bot("import sys; sys.exit(9)")
+    ended = place.run()
     assert ended.code == 9
-    assert "full" in ended.out
     assert "No space left" in ended.err
 
 
 @pytest.fixture
 def small_disk(tmp_path: Path) -> object:
-    """A filesystem of 4 MiB, where this machine lets us mount one."""
+    """A filesystem of 4 MiB and a thousand files, where this machine lets us mount one."""
     folder = tmp_path / "disk"
     folder.mkdir()
     mounted = subprocess.run(
-        ["mount", "-t", "tmpfs", "-o", "size=4m,mode=0777", "tmpfs", str(folder)],
+        ["mount", "-t", "tmpfs", "-o", "size=4m,nr_inodes=1000,mode=0777", "tmpfs", str(folder)],
         capture_output=True,
         text=True,
         check=False,

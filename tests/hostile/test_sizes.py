@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import time
 from pathlib import Path
@@ -193,7 +194,7 @@ def small_disk(yard: Yard) -> Any:
     if os.geteuid() != 0:
         pytest.skip("mounting a small disk takes root")
     done = subprocess.run(
-        ["mount", "-t", "tmpfs", "-o", "size=24m,mode=755", "tmpfs", yard.root],
+        ["mount", "-t", "tmpfs", "-o", "size=24m,nr_inodes=2000,mode=755", "tmpfs", yard.root],
         capture_output=True,
         text=True,
         check=False,
@@ -217,4 +218,21 @@ def test_a_full_disk(yard: Yard) -> None:
     assert yard.findings["full"] == "ENOSPC"
     assert "bytes of the bot's output were dropped" in ended.log
     assert json.loads((yard.place.run_dir / "exit.json").read_text())["by"] == "bot"
+    assert yard.next_start()["kept"] == 1
+
+
+@pytest.mark.attack(
+    "the disk left full at its end, to the last byte and the last file",
+    "the records are written to room set aside at the start; 209 where the last state could not be stored; with room again nothing is lost",
+)
+@pytest.mark.usefixtures("small_disk")
+def test_a_disk_left_full(yard: Yard) -> None:
+    ended = yard.run("sizes.py", act="leave_full", within_s=60)
+    assert yard.findings["full"] == "ENOSPC"
+    honest(ended, by="runtime", code=209)
+    assert ended.record is not None
+    assert ended.record["bot_code"] == 0
+    assert (yard.place.run_dir / "done").read_text() == "0\n"
+    (yard.place.state / "filler").unlink()
+    shutil.rmtree(yard.place.state / "many")
     assert yard.next_start()["kept"] == 1

@@ -38,7 +38,8 @@ def _fetch(store: ObjectStore, wanted: Wanted, code_fd: int) -> None:
     os.mkdir(STAGING, 0o700, dir_fd=code_fd)
     staging_fd = files.open_folder_beneath(code_fd, STAGING)
     try:
-        archive_fd = _spool(staging_fd)
+        # On the disk of CODE_PATH: memory stays bounded, and no crash leaves it behind.
+        archive_fd = files.open_nameless(staging_fd)
         try:
             _download(store, wanted, archive_fd)
             _extract(wanted, archive_fd, staging_fd)
@@ -52,18 +53,6 @@ def _fetch(store: ObjectStore, wanted: Wanted, code_fd: int) -> None:
     finally:
         os.close(staging_fd)
         files.remove_tree(code_fd, STAGING)
-
-
-def _spool(folder_fd: int) -> int:
-    """A file without a name, on the disk of CODE_PATH: memory stays bounded, and no crash leaves it behind."""
-    try:
-        return os.open(".", os.O_TMPFILE | os.O_RDWR | os.O_CLOEXEC, 0o600, dir_fd=folder_fd)
-    except OSError as failure:
-        if failure.errno not in (errno.EOPNOTSUPP, errno.EISDIR, errno.EINVAL, errno.ENOENT):
-            raise
-    fd = os.open("archive", os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600, dir_fd=folder_fd)
-    os.unlink("archive", dir_fd=folder_fd)
-    return fd
 
 
 def _download(store: ObjectStore, wanted: Wanted, archive_fd: int) -> None:

@@ -14,6 +14,9 @@ from the0 import files, names
 from the0.execute.times import rfc3339
 from the0.frozen import dataclass, replace
 
+_RECORDS = 3
+_RECORD_BYTES = 8192
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Outcome:
@@ -35,7 +38,8 @@ class Outcome:
 
 
 class RunFolder:
-    """THE0_RUN_DIR of this run; made if it is missing. OSError where it cannot be used."""
+    """THE0_RUN_DIR of this run; made if it is missing. OSError where it cannot be used. Room for the records is set aside now, so
+    that a bot which fills the disk, or its folder in memory, does not keep us from saying how it ended."""
 
     def __init__(self, path: str, *, keep_fenced: bool) -> None:
         self.path = path
@@ -44,6 +48,7 @@ class RunFolder:
         with files.folder(path) as fd:
             for name in (names.DONE, names.EXIT_RECORD, *(() if keep_fenced else (names.FENCED,))):
                 files.remove_tree(fd, name)
+            self._room = _room(fd)
 
     def write(self, outcome: Outcome, *, instance: str) -> None:
         """Both files, `exit.json` first: whoever waits for `done` finds the other. Raises nothing: what cannot be written is
@@ -76,8 +81,23 @@ class RunFolder:
         return os.path.lexists(os.path.join(self.path, names.FENCED))
 
     def _replace(self, fd: int, name: str, data: bytes) -> None:
+        # Each of the two files, and one more: a file that is written anew exists twice for a moment.
+        if self._room:
+            os.close(self._room.pop())
         try:
             files.write_atomic(fd, name, data, durable=False)
         except IsADirectoryError:
             files.remove_tree(fd, name)
             files.write_atomic(fd, name, data, durable=False)
+
+
+def _room(folder_fd: int) -> list[int]:
+    """Descriptors of files without a name that take the room of the records; as many as there is room for."""
+    held: list[int] = []
+    try:
+        for _ in range(_RECORDS):
+            held.append(files.open_nameless(folder_fd))
+            files.write_all(held[-1], bytes(_RECORD_BYTES))
+    except OSError:
+        pass  # the disk is full already: what cannot be written then is said on stderr
+    return held

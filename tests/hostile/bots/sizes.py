@@ -131,7 +131,28 @@ def fill(_):
     eventually(lambda: os.statvfs(STATE).f_bavail > 0)
 
 
+def leave_full(_):
+    tell()  # room for what is found
+    os.makedirs(f"{STATE}/many")
+    number = 0
+    for size in (1 << 16, 1):
+        with open(f"{STATE}/filler", "ab", buffering=0) as file:
+            try:
+                while True:
+                    file.write(os.urandom(size))
+            except OSError as failure:
+                found["full"] = errno.errorcode[failure.errno]
+    try:
+        while True:
+            os.mknod(f"{STATE}/many/{number}")
+            number += 1
+    except OSError:
+        os.unlink(f"{STATE}/findings.json")
+        tell()
+
+
 def main(_, config):
     remember(1)
     globals()[config["act"]](config)
-    tell()
+    if config["act"] != "leave_full":
+        tell()
