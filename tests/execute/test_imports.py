@@ -8,7 +8,19 @@ import sys
 import pytest
 
 COSTLY = {
-    *("argparse", "asyncio", "dataclasses", "datetime", "hashlib", "http", "inspect", "logging", "pathlib", "random"),
+    *(
+        "argparse",
+        "asyncio",
+        "dataclasses",
+        "datetime",
+        "gzip",
+        "hashlib",
+        "http",
+        "inspect",
+        "logging",
+        "pathlib",
+        "random",
+    ),
     *("shutil", "socket", "sqlite3", "subprocess", "tempfile", "threading", "urllib", "uuid", "zipfile"),
 }
 
@@ -33,12 +45,12 @@ def test_a_query_before_its_state_is_there() -> None:
 
 @pytest.mark.parametrize("prepares", ["the0.execute.prepare_query", "the0.execute.prepare, the0.sync.start"])
 def test_what_prepares_from_a_folder(prepares: str) -> None:
-    allowed = {"hashlib", "random", "threading"}
+    allowed = {"hashlib", "threading"}
     assert not loaded(f"{prepares}, the0.objects.folder") & (COSTLY - allowed)
 
 
 def test_what_prepares_loads_one_client_only_when_it_connects() -> None:
-    allowed = {"datetime", "hashlib", "random", "threading"}
+    allowed = {"datetime", "threading"}
     assert not loaded("the0.execute.prepare, the0.objects.s3, the0.sync.start") & (
         COSTLY - allowed | {"the0.runs", "obstore", "minio"}
     )

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import builtins
 import os
-import random
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -136,6 +135,8 @@ class Retrying:
             try:
                 return attempt()
             except Unavailable:
+                import random  # only where something failed
+
                 pause_s = random.uniform(0, bound_s)
                 if time.monotonic() + pause_s >= deadline or self._stop.wait(pause_s):
                     raise

@@ -6,11 +6,9 @@ What somebody else changed in it is merged by key at the bot's next start, again
 from __future__ import annotations
 
 import errno
-import gzip
 import io
 import os
 import stat
-import zlib
 from collections.abc import Iterator, Mapping
 from typing import Final
 
@@ -119,6 +117,7 @@ def merge(*, base: Mapping[str, str], theirs: Mapping[str, str], ours: Mapping[s
 
 def build(root_fd: int) -> tuple[bytes, dict[str, str]] | None:
     """(the archive of the SDK state, digest by key); None where it is over what the API takes."""
+    import gzip
     import tarfile
 
     contents = read_keys(root_fd)
@@ -211,7 +210,9 @@ _EXTENDED: Final = (b"x", b"g", b"X", b"L", b"K")
 def extract(archive_fd: int, target_fd: int, *, max_bytes: int, name: str) -> None:
     """Extracts a foreign archive below target_fd, an empty folder. Untrusted: regular files and folders only, names beneath the
     target only, bounded. Raises Permanent (STATE_DAMAGED, STATE_LIMIT); what was written so far is the caller's to drop."""
+    import gzip
     import tarfile
+    import zlib
 
     global_bytes = 0
 
