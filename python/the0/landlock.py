@@ -1,4 +1,5 @@
-"""Landlock: a process gives up writing below one folder, for itself and all that it starts, for good. Linux 6.2 and newer.
+"""Landlock: a process gives up writing below one folder, for itself and all that it starts, for good (Linux 6.2 and newer);
+and signals to all others (6.12).
 
 Covers what files hold and which there are: opening for writing, truncating, making, removing, renaming, linking. Not
 covered by the kernel: modes, times and extended attributes.
@@ -28,6 +29,9 @@ _WRITES = _ON_FILES | _ON_FOLDERS
 
 _OLDEST_ABI = 3
 """The first that knows of truncating: with less, a file could still be emptied."""
+_SIGNALS_ABI = 6
+"""The first that can keep signals in (Linux 6.12)."""
+_SCOPE_SIGNAL = 1 << 1
 
 _libc = ctypes.CDLL(None, use_errno=True)
 _libc.syscall.restype = ctypes.c_long
@@ -35,7 +39,25 @@ _libc.syscall.restype = ctypes.c_long
 
 def available() -> bool:
     """Whether this kernel, and what confines us on it (a container's seccomp profile), let us use it."""
-    return int(_libc.syscall(_CREATE_RULESET, None, ctypes.c_size_t(0), ctypes.c_uint(_VERSION))) >= _OLDEST_ABI
+    return _abi() >= _OLDEST_ABI
+
+
+def _abi() -> int:
+    return int(_libc.syscall(_CREATE_RULESET, None, ctypes.c_size_t(0), ctypes.c_uint(_VERSION)))
+
+
+def keep_signals_in() -> bool:
+    """From now on this process, and what it starts, signals only itself and what it starts; whether this kernel can do that. Sets
+    no_new_privs. OSError where it refuses."""
+    if _abi() < _SIGNALS_ABI:
+        return False
+    attributes = struct.pack("=QQQ", 0, 0, _SCOPE_SIGNAL)
+    ruleset = _checked(_libc.syscall(_CREATE_RULESET, attributes, ctypes.c_size_t(len(attributes)), ctypes.c_uint(0)))
+    try:
+        _restrict(ruleset)
+    finally:
+        os.close(ruleset)
+    return True
 
 
 def forbid_writes(folder: str, *, but: Sequence[str] = ()) -> None:
@@ -49,10 +71,14 @@ def forbid_writes(folder: str, *, but: Sequence[str] = ()) -> None:
     try:
         for path in [*_beside(os.path.realpath(folder)), *but]:
             _permit(ruleset, path)
-        _checked(_libc.prctl(_PR_SET_NO_NEW_PRIVS, *(ctypes.c_ulong(value) for value in (1, 0, 0, 0))))
-        _checked(_libc.syscall(_RESTRICT_SELF, ctypes.c_int(ruleset), ctypes.c_uint(0)))
+        _restrict(ruleset)
     finally:
         os.close(ruleset)
+
+
+def _restrict(ruleset: int) -> None:
+    _checked(_libc.prctl(_PR_SET_NO_NEW_PRIVS, *(ctypes.c_ulong(value) for value in (1, 0, 0, 0))))
+    _checked(_libc.syscall(_RESTRICT_SELF, ctypes.c_int(ruleset), ctypes.c_uint(0)))
 
 
 def _beside(folder: str) -> Iterator[str]:

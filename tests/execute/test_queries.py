@@ -65,6 +65,21 @@ QUERY = """
     def die(request):
         os.kill(os.getpid(), signal.SIGKILL)
 
+    @query.handler("/kill")
+    def kill(request):
+        child = os.fork()
+        if child == 0:
+            time.sleep(60)
+        told = {}
+        for name, pid in (("supervisor", os.getppid()), ("bot", request.get("bot")), ("child", child)):
+            try:
+                os.kill(int(pid), signal.SIGCONT)
+                told[name] = "signalled"
+            except PermissionError:
+                told[name] = "refused"
+        os.kill(child, signal.SIGKILL)
+        return told
+
     @query.handler("/say")
     def say(request):
         print("said", request.get("what"))
@@ -301,6 +316,16 @@ def test_it_cannot_change_the_state(place: Place) -> None:
     assert ask(place, "/seen").value["data"] == 3
     running.stop()
     assert json.loads((place.state / ".the0-state/seen.json").read_text()) == 3
+
+
+def test_it_signals_nobody_else(place: Place) -> None:
+    if landlock._abi() < 6:
+        pytest.skip("this kernel has no Landlock of version 6")
+    put(place)
+    running = start(place)
+    told = ask(place, "/kill", bot=running.child("bot")).value["data"]
+    assert told == {"supervisor": "refused", "bot": "refused", "child": "signalled"}
+    assert running.stop().code == 0
 
 
 def test_one_that_ignores_the_end_and_leaves_others_behind(place: Place) -> None:

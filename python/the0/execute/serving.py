@@ -78,6 +78,8 @@ class Program:
             self.confine()
         if self.writable != self.state and landlock.available() and os.path.isdir(self.state):
             landlock.forbid_writes(self.state, but=() if self.writable is None else (self.writable,))
+        # Not the bot that it is asked about, nor us. Where the kernel cannot, they share a user, as all that a bot starts does.
+        landlock.keep_signals_in()
 
 
 def guarded_by() -> Literal["kernel", "sdk"]:
