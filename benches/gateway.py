@@ -27,6 +27,8 @@ from the0 import asking
 
 PROGRAMS = Path(__file__).with_name("programs")
 CLIENTS = 16
+COLD_MS = 1000.0
+WARM_MS = 20.0
 
 
 def deploy(platform: Platform, base: Path, bot_id: str, runtime: str, files: Mapping[str, Path]) -> None:
@@ -134,6 +136,48 @@ def measure(up: Up, base: Path, bot_id: str, requests: int, runs: int) -> list[F
     ]
 
 
+STORED = """\
+from the0 import query, state
+
+
+@query.handler("/count")
+def count(request):
+    return {"count": state.get("count")}
+
+
+query.run()
+"""
+
+
+def stored(up: Up, platform: Platform, base: Path, requests: int, runs: int) -> list[Figure]:
+    """Of a scheduled bot: one whose query process is kept for the next question, and one that has each answered by another."""
+    for bot_id, warm_s in (("warm", 300), ("cold", 0)):
+        folder = base / f"stored-{bot_id}"
+        folder.mkdir()
+        (folder / "main.py").write_text("from the0 import state\nstate.set('count', 1)\n")
+        (folder / "query.py").write_text(STORED)
+        told = {"name": bot_id, "type": "scheduled", "runtime": "python3.11", "version": "1.0.0", "schedule": "0 0 29 2 *"}
+        entrypoints = {"bot": "main.py", "query": "query.py"}
+        (folder / "bot-config.yaml").write_text(json.dumps({**told, "entrypoints": entrypoints}))
+        platform.deploy(folder, "--id", bot_id, "--config", f"the0.query_warm_s={warm_s}")
+        platform.run("run", bot_id)
+        (base / f"{bot_id}.json").write_text(json.dumps({"bot_id": bot_id, "query_path": "/count"}))
+        deadline = time.monotonic() + 30
+        while platform.query(bot_id, "/count").body["generation"] == 0 and time.monotonic() < deadline:
+            time.sleep(0.05)
+    url = f"{up.gateway}/query"
+    rows: dict[str, list[float]] = {"warm": [], "cold": []}
+    for _ in range(runs):
+        wait_for_quiet()
+        rows["cold"].append(load(url, base / "cold.json", token=up.token, requests=20, clients=1)[1])
+        platform.query("warm", "/count")
+        rows["warm"].append(load(url, base / "warm.json", token=up.token, requests=requests // 4, clients=1)[1])
+    return [
+        Figure(name="stored state, a process for each question, p50", unit="ms", runs=rows["cold"], target=COLD_MS),
+        Figure(name="stored state, the process is kept, p50", unit="ms", runs=rows["warm"], target=WARM_MS),
+    ]
+
+
 def run(*, requests: int, runs: int) -> bool:
     if shutil.which("ab") is None:
         raise SystemExit("ab is missing: install Debian's apache2-utils.")
@@ -146,6 +190,7 @@ def run(*, requests: int, runs: int) -> bool:
             deploy(platform, base, "python", "python3.11", {"asked.py": PROGRAMS / "asked.py"})
             native = toolchains.cpp(PROGRAMS / "asked.cpp")
             deploy(platform, base, "native", "gcc13", {"asked": native.folder / "program"})
+            figures += stored(up, platform, base, requests, runs)
             for bot_id in ("python", "native"):
                 figures += measure(up, base, bot_id, requests, runs)
         finally:
