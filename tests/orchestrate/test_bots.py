@@ -18,7 +18,7 @@ import pytest
 from the0 import documents
 from the0.documents import Kind
 from the0.errors import ExitCode, Fatal, Fault, Transient
-from the0.orchestrate import bots_sqlite
+from the0.orchestrate import sqlite_file
 from the0.orchestrate.bots import BotStore, Document
 from the0.orchestrate.bots_sqlite import SqliteBots
 
@@ -335,7 +335,7 @@ def test_another_programs_database(tmp_path: Path) -> None:
 def test_a_newer_format(tmp_path: Path) -> None:
     SqliteBots(str(tmp_path / "bots.db"), create=True).close()
     with sqlite3.connect(tmp_path / "bots.db") as newer:
-        newer.execute(f"PRAGMA user_version = {bots_sqlite.FORMAT + 1}")
+        newer.execute(f"PRAGMA user_version = {sqlite_file.FORMAT + 1}")
     newer.close()
     fault = refused(tmp_path / "bots.db")
     assert fault.code == ExitCode.STATE_DAMAGED
@@ -408,7 +408,8 @@ def test_one_unreadable_row_is_that_bots_error(tmp_path: Path) -> None:
 def test_a_full_disk_leaves_all_as_it_was(tmp_path: Path) -> None:
     bots = SqliteBots(str(tmp_path / "bots.db"), create=True)
     bots.insert(document("b"))
-    bots._db.execute("PRAGMA max_page_count = 8")
+    with bots._file.reading() as db:
+        db.execute("PRAGMA max_page_count = 8")
     at = bots.revision()
     with pytest.raises(Fatal) as raised:
         bots.insert(document("large", config={"x": "y" * 200_000}))
@@ -441,7 +442,7 @@ def test_a_file_that_may_not_be_written(tmp_path: Path) -> None:
 
 
 def test_a_lock_held_for_too_long(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(bots_sqlite, "BUSY_S", 0.1)
+    monkeypatch.setattr(sqlite_file, "BUSY_S", 0.1)
     bots = SqliteBots(str(tmp_path / "bots.db"), create=True)
     other = sqlite3.connect(tmp_path / "bots.db", isolation_level=None)
     other.execute("BEGIN IMMEDIATE")
@@ -459,6 +460,105 @@ def test_what_is_no_json_is_refused_whole(bots: BotStore) -> None:
         with pytest.raises(Fatal, match="no JSON"):
             bots.insert(document("b", config={"x": value}))
     assert bots.get("b") is None
+
+
+GARBAGE = os.urandom(40_000)
+
+
+def garbled(path: Path) -> None:
+    path.write_bytes(GARBAGE)
+
+
+def cut(path: Path) -> None:
+    os.truncate(path, 4096)
+
+
+def emptied(path: Path) -> None:
+    os.truncate(path, 0)
+
+
+def replaced(path: Path) -> None:
+    other = path.with_name("other")
+    other.write_bytes(GARBAGE)
+    other.replace(path)
+
+
+def without_tables(path: Path) -> None:
+    path.unlink()
+    with sqlite3.connect(path) as other:
+        other.execute("CREATE TABLE other (x)")
+    other.close()
+
+
+@pytest.mark.parametrize("damage", [garbled, cut, emptied, replaced, without_tables, os.unlink])
+def test_an_open_file_that_is_damaged_is_refused_until_it_is_put_back(
+    tmp_path: Path, damage: Callable[[Path], None]
+) -> None:
+    path = tmp_path / "bots.db"
+    bots = SqliteBots(str(path), create=True)
+    for number in range(50):
+        bots.insert(document(f"b{number}"))
+    good = path.read_bytes()
+    damage(path)
+    after = path.read_bytes() if path.exists() else None
+    refused_by = (bots.revision, lambda: bots.changed_since(3), lambda: bots.insert(document("new")), bots.revision)
+    for ask in refused_by:
+        with pytest.raises(Fatal) as raised:
+            ask()
+        assert raised.value.code in (ExitCode.STATE_DAMAGED, ExitCode.LOCAL_DISK)
+        assert str(path) in raised.value.sentence
+        assert "restore it" in raised.value.sentence or "repair it" in raised.value.sentence
+    assert (path.read_bytes() if path.exists() else None) == after, "nothing is changed"
+    path.write_bytes(good)
+    assert len(bots.list("realtime")) == 50
+    assert bots.insert(document("new"))
+    bots.close()
+
+
+def test_a_file_that_was_put_in_place_of_another_one_is_read_whole(tmp_path: Path) -> None:
+    """Though both have the same count of revisions."""
+    path = tmp_path / "bots.db"
+    bots, others = SqliteBots(str(path), create=True), SqliteBots(str(tmp_path / "others.db"), create=True)
+    bots.insert(document("b"))
+    others.insert(document("other"))
+    seen = bots.changed_since(None)
+    others.close()
+    (tmp_path / "others.db").replace(path)
+    assert bots.revision() != seen.revision
+    changes = bots.changed_since(seen.revision)
+    assert changes.whole
+    assert [each.id for each in changes.documents] == ["other"]
+    assert bots.changed_since(changes.revision).documents == []
+    bots.close()
+
+
+def test_an_empty_file_is_a_damaged_one(tmp_path: Path) -> None:
+    (tmp_path / "bots.db").touch()
+    fault = refused(tmp_path / "bots.db", create=True)
+    assert fault.code == ExitCode.STATE_DAMAGED
+    assert "it is empty" in fault.sentence
+    assert (tmp_path / "bots.db").read_bytes() == b""
+
+
+def test_a_file_with_a_log_beside_it_has_none_afterwards(tmp_path: Path) -> None:
+    """As earlier versions made it."""
+    path = tmp_path / "bots.db"
+    bots = SqliteBots(str(path), create=True)
+    bots.insert(document("b"))
+    bots.close()
+    earlier = sqlite3.connect(path)
+    earlier.execute("PRAGMA journal_mode = WAL")
+    earlier.execute("UPDATE revision SET number = number + 1")
+    earlier.commit()
+    beside = SqliteBots(str(path))
+    assert ids(beside, "realtime") == ["b"], "while somebody else has it open"
+    beside.close()
+    earlier.close()
+    bots = SqliteBots(str(path))
+    assert ids(bots, "realtime") == ["b"]
+    assert bots.revision() == 3
+    assert sorted(each.name for each in tmp_path.iterdir()) == ["bots.db"]
+    bots.close()
 
 
 def test_only_the_owner_reads_the_file(tmp_path: Path) -> None:

@@ -72,6 +72,8 @@ class Scheduler:
         self._holding = False
         self._known: Mapping[str, Bot | BadBot] | None = None
         self._noting = False
+        self._not_noted: str | None = None
+        """Why, as it was said last."""
         self._before: tuple[float, float] | None = None
         self._thread: threading.Thread | None = None
         keeper = RunKeeper(objects, engine, bucket=bucket, holder=self.holder, clock=clock)
@@ -238,12 +240,28 @@ class Scheduler:
         self._noting = True
 
         def done(outcome: Fault | None) -> None:
-            self._noting = False
-            if isinstance(outcome, Fault):
-                self._say("trouble", outcome.sentence)
+            fault = outcome if isinstance(outcome, Fault) else None
+            if fault is None:
+                self._noting = False
+            else:
                 self._table.give_back(nexts)
+                self._tasks.again(self._note_again)
+            self._tell_noting(fault.sentence if fault is not None else None)
 
         self._tasks.do("other", partial(self._store.set_nexts, nexts), done)
+
+    def _note_again(self) -> None:
+        self._noting = False
+
+    def _tell_noting(self, fault: str | None) -> None:
+        if fault != self._not_noted:
+            self._not_noted = fault
+            said = (
+                f"The next slots cannot be noted, and are kept in mind. {fault}"
+                if fault
+                else "The next slots can be noted again."
+            )
+            self._say("slots", said)
 
     def _drain(self) -> None:
         with self._lock:
