@@ -33,6 +33,8 @@ def test_bots_that_are_missing_run_on_until_somebody_says_that_they_are_gone(pla
     lose_rows(platform)
     eventually(lambda: up.news("missing"), "a word about it")
     assert "2 running bots are missing" in up.news("missing")[0]["message"]
+    told = [row for row in platform.control.ps() if "missing from the store" in row["reason"]]
+    assert [row["status"] for row in told] == ["running", "running"]
     assert "the0_ready 0" in platform.control.metrics()
     assert len(platform.supervisors()) == 2
     platform.put("a")

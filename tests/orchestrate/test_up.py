@@ -10,7 +10,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -415,6 +415,76 @@ def test_a_full_disk_is_said_and_passes(small_disk: Path) -> None:
         assert up.stop() == 0
     finally:
         platform.close()
+
+
+def damaged(path: Path) -> None:
+    path.write_bytes(os.urandom(20480))
+
+
+def one_page(path: Path) -> None:
+    with open(path, "r+b") as file:
+        file.seek(4096)
+        file.write(b"\xff" * (path.stat().st_size - 4096))
+
+
+def emptied(path: Path) -> None:
+    os.truncate(path, 0)
+
+
+def replaced(path: Path) -> None:
+    other = path.with_name("bots.db-other")
+    other.write_bytes(b"of another program " * 500)
+    other.replace(path)
+
+
+@pytest.mark.parametrize("damage", [damaged, one_page, emptied, replaced, os.unlink])
+def test_a_damaged_store_of_bots_is_said_once_and_changes_nothing(
+    platform: Platform, damage: Callable[[Path], None]
+) -> None:
+    platform.put("b")
+    platform.put("s", "print('run')", kind="scheduled", schedule="* * * * * *")
+    up = platform.up()
+    platform.until_printed("b", "is here")
+    pid = platform.pid("b")
+    path = Path(platform.data.bots_db)
+    platform.bots.close()
+    # Nobody writes it while it is copied: a slot is noted every second.
+    os.kill(up.process.pid, signal.SIGSTOP)
+    good = path.read_bytes()
+    damage(path)
+    bad = path.read_bytes() if path.exists() else None
+    os.kill(up.process.pid, signal.SIGCONT)
+    platform.tell()
+    (said,) = eventually(lambda: up.news("store"), "a word about it")
+    assert str(path) in said["message"]
+    assert "restore it from a copy" in said["message"]
+    for _ in range(20):
+        platform.tell()
+    for words in (["ps"], ["stop", "b"], ["pause", "s"], ["rm", "s"]):
+        ended = command(platform, *words)
+        assert ended.returncode == ExitCode.STATE_DAMAGED, ended.stdout + ended.stderr
+        assert ended.stderr.count("\n") == 1
+        assert ended.stdout == ""
+    assert (path.read_bytes() if path.exists() else None) == bad, "nothing was written there"
+    slots = len(up.news("ended", "s"))
+    eventually(lambda: len(up.news("ended", "s")) >= slots + 2, "runs of what was known")
+    assert (platform.row("b")["status"], platform.pid("b")) == ("running", pid)
+    assert "the0_ready 0" in platform.control.call("metrics")
+    assert len(up.news("store")) == 1
+    assert len(up.news("slots")) <= 1, "not said again and again"
+    path.write_bytes(good)
+    platform.tell()
+    eventually(lambda: len(up.news("store")) == 2, "that it can be read again")
+    assert "the0_ready 1" in platform.control.call("metrics")
+    assert command(platform, "stop", "b").returncode == 0
+    platform.until("b", "stopped")
+    assert up.stop() == 0
+
+
+def command(platform: Platform, *words: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [*COMMAND[:-1], *words, "--data", platform.data.path], capture_output=True, text=True, timeout=30, check=False
+    )
 
 
 def test_a_second_signal_does_not_wait(platform: Platform) -> None:

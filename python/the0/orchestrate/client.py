@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import time
 from types import TracebackType
 from typing import Final
 
@@ -17,6 +19,7 @@ from the0.orchestrate.control_client import Control
 from the0.settings import Buckets
 
 DEADLINE_S = 15.0
+STARTING_S: Final = 2.0
 NOT_RUNNING: Final = "The platform is not running: `runtime up` starts it."
 
 
@@ -26,7 +29,9 @@ class Client:
     def __init__(self, path: str, *, create: bool = False) -> None:
         """Raises Fatal where there is no platform (and none is to be made), or where it cannot be read."""
         self.place = data.open_data(path, create=create)
-        self.bots = SqliteBots(self.place.bots_db, create=create or data.is_held(self.place))
+        if not create:
+            _wait_for_bots(self.place)
+        self.bots = SqliteBots(self.place.bots_db, create=create)
         self.buckets = Buckets()
         self._store: Retrying | None = None
 
@@ -83,3 +88,16 @@ class Client:
         self.bots.close()
         if self._store is not None:
             self._store.close()
+
+
+def _wait_for_bots(place: data.Data) -> None:
+    """An `up` that has just begun may not have made their file yet. Raises Fatal where it runs without one."""
+    deadline = time.monotonic() + STARTING_S
+    while not os.path.exists(place.bots_db) and data.is_held(place):
+        if time.monotonic() > deadline:
+            raise Fatal(
+                f"The SQLite file {place.bots_db} is gone while the platform runs: restore it from a copy, or deploy the bots "
+                "again.",
+                code=ExitCode.STATE_DAMAGED,
+            )
+        time.sleep(0.02)

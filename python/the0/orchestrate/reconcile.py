@@ -135,6 +135,9 @@ def missing_bots(desired: Desired, actual: Sequence[Instance], *, confirmed: fro
     return frozenset()
 
 
+LEFT_RUNNING: Final = "it is missing from the store, and left running until it is stored again or removed"
+
+
 def missing_sentence(missing: frozenset[str]) -> str:
     shown = ", ".join(clip(bot_id, limit=40) for bot_id in sorted(missing)[:5])
     more = f" and {len(missing) - 5} more" if len(missing) > 5 else ""

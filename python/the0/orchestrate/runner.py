@@ -199,7 +199,9 @@ class Runner:
         now_s = self._clock()
         with self._lock:
             desired, memory = self._desired, self._memory
-        instances = reconcile.by_bot(self._engine.actual())
+        actual = self._engine.actual()
+        instances = reconcile.by_bot(actual)
+        missing = reconcile.missing_bots(desired, actual, confirmed=memory.confirmed)
         wanted = bot_ids if bot_ids is not None else sorted(desired.bots.keys() | instances.keys())
         found = {}
         for bot_id in wanted:
@@ -209,7 +211,10 @@ class Runner:
             decision = reconcile.decide(
                 bot_id, bot, its, desired=desired, memory=memory, now_s=now_s, grace_s=self._grace_s
             )
-            found[bot_id] = (decision, max(its, key=lambda each: each.started_s, default=None))
+            newest = max(its, key=lambda each: each.started_s, default=None)
+            if bot_id in missing and newest is not None and newest.stop_asked_s is None:
+                decision = Decision(status="running", reason=reconcile.LEFT_RUNNING, since_s=newest.started_s)
+            found[bot_id] = (decision, newest)
         return found
 
     # --- acting -----------------------------------------------------------------------------------

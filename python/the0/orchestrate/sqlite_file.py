@@ -69,8 +69,8 @@ class SqliteFile:
             try:
                 yield self._connection()
             except sqlite3.Error as reason:
-                if getattr(reason, "sqlite_errorcode", 0) & 0xFF not in _PASSING:
-                    self._identity = None  # what is remembered of it may be what is wrong
+                if getattr(reason, "sqlite_errorcode", 0) & 0xFF not in _PASSING and not self._closed:
+                    self._open_again()
                 raise self._fault(reason) from reason
 
     @contextlib.contextmanager
@@ -102,7 +102,16 @@ class SqliteFile:
         if self._db is None or self._identity != self._look():
             self._open()
         assert self._db is not None
+        self._db.execute("PRAGMA shrink_memory")  # what was read before may be written over by now
         return self._db
+
+    def _open_again(self) -> None:
+        """After an error: what is remembered of the file may be what is wrong. Raises Fault where that does not help, always with the
+        same sentence for the same trouble."""
+        try:
+            self._open()
+        except sqlite3.Error as reason:
+            raise self._fault(reason) from reason
 
     def _open(self) -> None:
         self._leave()
