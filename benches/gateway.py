@@ -156,7 +156,13 @@ def stored(up: Up, platform: Platform, base: Path, requests: int, runs: int) -> 
         folder.mkdir()
         (folder / "main.py").write_text("from the0 import state\nstate.set('count', 1)\n")
         (folder / "query.py").write_text(STORED)
-        told = {"name": bot_id, "type": "scheduled", "runtime": "python3.11", "version": "1.0.0", "schedule": "0 0 29 2 *"}
+        told = {
+            "name": bot_id,
+            "type": "scheduled",
+            "runtime": "python3.11",
+            "version": "1.0.0",
+            "schedule": "0 0 29 2 *",
+        }
         entrypoints = {"bot": "main.py", "query": "query.py"}
         (folder / "bot-config.yaml").write_text(json.dumps({**told, "entrypoints": entrypoints}))
         platform.deploy(folder, "--id", bot_id, "--config", f"the0.query_warm_s={warm_s}")
