@@ -20,9 +20,17 @@ pub enum Error {
     Interrupted,
 }
 
+/// Of reading what lies on a bad block, or in a damaged part of a file system.
+pub const UNREADABLE: [Errno; 4] = [Errno::IO, Errno::UCLEAN, Errno::BADMSG, Errno::NODATA];
+
 impl Error {
     pub fn os(path: &[u8], errno: Errno) -> Self {
         Error::Os { path: path.to_vec(), errno }
+    }
+
+    /// What the disk holds there cannot be read: bad blocks, or a damaged file system.
+    pub fn unreadable(&self) -> bool {
+        matches!(self, Error::Os { errno, .. } if UNREADABLE.contains(errno))
     }
 
     pub fn format(reason: impl Into<String>) -> Self {

@@ -79,6 +79,10 @@ impl Source {
         self.known.get(index as usize).copied().flatten()
     }
 
+    pub fn only_carried(&self) -> bool {
+        self.expected.is_some()
+    }
+
     pub fn expects(&self, index: u32, digest: &Digest) -> bool {
         self.expected.as_ref().is_none_or(|e| e.get(index as usize) == Some(digest))
     }

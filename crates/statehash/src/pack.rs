@@ -417,7 +417,11 @@ impl Pack {
     /// Opens a large file for reading in ranges; a job if it is none any more.
     fn begin(&mut self, tree: &Tree, at: usize) -> Result<Option<Job>> {
         let path = &self.scan.changed[at].path;
-        let fd = match read::open(self.source.as_fd(), path)? {
+        let opened = match read::open(self.source.as_fd(), path) {
+            Err(e) if e.unreadable() => Err(Look::Denied),
+            other => other?,
+        };
+        let fd = match opened {
             Ok(fd) => fd,
             Err(Look::Denied) => {
                 let untouched = self.scan.carry.untouched(path);

@@ -8,7 +8,7 @@ use rustix::io::Errno;
 use crate::beneath;
 use crate::carry::Carry;
 use crate::database;
-use crate::error::{Error, Pulse, Result};
+use crate::error::{Error, Pulse, Result, UNREADABLE};
 use crate::index::Index;
 use crate::paths;
 use crate::tree::{Body, Node, Tree, ROOT};
@@ -236,7 +236,7 @@ impl Walk<'_> {
                 }
                 return Ok(());
             }
-            Err(Errno::ACCESS) if !folder.path.is_empty() => false,
+            Err(e) if (e == Errno::ACCESS || UNREADABLE.contains(&e)) && !folder.path.is_empty() => false,
             Err(e) => return Err(Error::os(&folder.path, e)),
         };
         if let Some(stat) = folder.stat {

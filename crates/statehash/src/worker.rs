@@ -164,8 +164,12 @@ impl<'a> Worker<'a> {
                 self.buffer = buffer;
                 return Ok(());
             }
-            Kind::Link => read::link(root, path, &mut buffer)?,
-            _ => read::file(root, path, &mut buffer)?,
+            Kind::Link => read::link(root, path, &mut buffer),
+            _ => read::file(root, path, &mut buffer),
+        };
+        let look = match look {
+            Err(e) if e.unreadable() => Look::Denied,
+            other => other?,
         };
         match look {
             Look::Gone => {
@@ -338,7 +342,13 @@ impl<'a> Worker<'a> {
             buffer.resize(want, 0);
         }
         let fill = if stretch == Stretch::Data { read::fill } else { read::fill_sparse };
-        let have = fill(&source.fd, &mut buffer[..want], from).map_err(|e| Error::os(&source.path, e))?;
+        let have = match fill(&source.fd, &mut buffer[..want], from).map_err(|e| Error::os(&source.path, e)) {
+            // Only carried: it stays where it is stored.
+            Err(e) if e.unreadable() && source.only_carried() => {
+                return Ok(Found { blocks: Vec::new(), short: None, doubt: true, database: false });
+            }
+            other => other?,
+        };
         let (have, short) = if have < want { (have / BLOCK * BLOCK, true) } else { (have, false) };
         let (start, records) = (self.raw.len(), self.records);
         self.record(source.record(first));

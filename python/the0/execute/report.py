@@ -19,7 +19,10 @@ WITHIN_S = 5.0
 
 def report(store: StoreSettings, sentence: str, *, bucket: str, bot_id: str) -> bool:
     """Whether it arrived. Best effort, in a forked child: the failure itself has been said elsewhere too."""
-    read_fd, write_fd = os.pipe()
+    try:
+        read_fd, write_fd = os.pipe()
+    except OSError:
+        return False
     try:
         forked = child.fork_child(
             "report", lambda stop: _work(store, sentence, bucket, bot_id, write_fd, stop), keep=(write_fd,)

@@ -98,12 +98,12 @@ def _never(_: Outcome) -> bool:
 def _report(environ: Mapping[str, str], outcome: Outcome) -> bool:
     if outcome.code in (ExitCode.STORE_UNREACHABLE, ExitCode.STOPPED_EARLY):
         return False
-    from the0.execute.report import report
-
     try:
+        from the0.execute.report import report
+
         store = settings.read_store(environ)
         bot_id = settings.read_bot_id(environ)
-    except Fault:
+    except (Fault, OSError):
         return False  # that may be the very reason
     return report(store, outcome.reason, bucket=settings.read_buckets(environ).logs, bot_id=bot_id)
 

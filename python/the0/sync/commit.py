@@ -7,6 +7,7 @@ As long as the outcome of a swap is unknown, nothing else is sent than that very
 
 from __future__ import annotations
 
+import errno
 import os
 import time
 from collections.abc import Callable
@@ -30,6 +31,10 @@ SPARED_S = 600.0
 CUT_TRIES = 3
 """How often what moved during a commit is folded in."""
 _TORN_TRIES = 5
+UNREADABLE = (errno.EIO, errno.EUCLEAN, errno.EBADMSG, errno.ENODATA)
+"""Of reading what lies on a bad block, or in a damaged part of a file system."""
+UNREADABLE_S = 60.0
+"""For how long a large file that could not be read stays as it is stored before it is tried again."""
 _CHEAP_S = 0.05
 """A pack that took less is made anew rather than followed by another segment."""
 _PAST_THE_CLOCK_S = 0.03
@@ -117,6 +122,8 @@ class Committer:
         self._bounds = bounds or Bounds()
         self._history = HistoryFiles(store, bucket=bucket, bot_id=bot_id)
         self._spared: dict[str, float] = {}
+        self._unreadable: dict[bytes, float] = {}
+        """Large files that could not be read, and until when they stay as they are stored."""
         self._databases = Databases(folder)
         self._restless: frozenset[bytes] = frozenset()
         """Databases that were written while we looked: only copies of them are packed."""
@@ -195,7 +202,7 @@ class Committer:
             segments=len(refs),
             stored_bytes=sum(ref.bytes for ref in refs),
             touched_sdk=bool(refs) and pack.touches(SDK_PREFIX),
-            incomplete=tuple(os.fsdecode(path) for path in pack.incomplete),
+            incomplete=tuple(os.fsdecode(path) for path in self._incomplete(pack)),
             specials=tuple(os.fsdecode(path) for path in scan.specials),
             stale=tuple(sorted(os.fsdecode(path) for path in packed.stale)),
             dropped=len(dropped),
@@ -276,13 +283,21 @@ class Committer:
     def _upload(self, scan: statehash.Scan, generation: int, between: Callable[[], None] | None) -> _Packed:
         """Packs and stores what changed. Where that holds databases that are not whole, it is done again without them."""
         self._restless = self._databases.present(self._restless)
-        for _ in range(_TORN_TRIES):
+        now_s, torn = time.monotonic(), 0
+        self._unreadable = {path: until_s for path, until_s in self._unreadable.items() if until_s > now_s}
+        # In each case: what was stored is not named by any HEAD, and swept some day.
+        while torn < _TORN_TRIES:
             try:
                 return self._store_all(scan, generation, between)
             except _Torn as reason:
-                # What was stored is not named by any HEAD, and swept some day.
+                torn += 1
                 self._restless |= reason.mains
-                scan = self.scan()
+            except OSError as reason:
+                path = reason.filename
+                if reason.errno not in UNREADABLE or not isinstance(path, bytes) or path in self._unreadable:
+                    raise
+                self._unreadable[path] = now_s + UNREADABLE_S
+            scan = self.scan()
         raise Transient(
             f"The state of bot {self._bot_id} has new databases at every look that are written all the time: generation "
             f"{self.content.generation} stays the last one stored until they rest.",
@@ -335,11 +350,15 @@ class Committer:
             stale = frozenset[bytes]() if cut or not self.live else self._pack_databases(pack, restless, send)
         return _Packed(pack, refs, scan, carried, cut=cut, stale=stale)
 
+    def _incomplete(self, pack: statehash.Pack) -> list[bytes]:
+        """Files that stay as they are stored, since they are too large, or cannot be read."""
+        return sorted({*pack.incomplete, *self._unreadable})
+
     def _check_halved(self, pack: statehash.Pack) -> None:
         """Raises _Torn where of a database some files are incomplete and others not."""
-        if not pack.incomplete and not self._halved:
+        incomplete = frozenset(self._incomplete(pack))
+        if not incomplete and not self._halved:
             return
-        incomplete = frozenset(pack.incomplete)
         mains = self._databases.present(frozenset(pack.databases).union(self._halved))
         halved = {
             main: frozenset(files_of(main)) - incomplete for main in mains if incomplete.intersection(files_of(main))
@@ -374,7 +393,7 @@ class Committer:
         if carried:
             scan = scan.carry(self.index, carried)
         kept = {path for main in self._restless.difference(self._halved) for path in files_of(main)}
-        kept.update(*self._halved.values())
+        kept.update(*self._halved.values(), self._unreadable)
         if kept:
             scan = scan.keep(sorted(kept))
         scan = self._within(scan)
