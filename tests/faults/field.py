@@ -11,7 +11,7 @@ import signal
 import tempfile
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, redirect_stdout, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -24,6 +24,7 @@ from rig.fault_table import Row
 from rig.minio_server import Running as MinIO
 from rig.proxy import Proxy, Request
 from the0 import names, settings
+from the0.errors import Fault
 from the0.objects.open import open_store
 from the0.sync import commands
 from the0.sync.head import Head, HeadFile, decode
@@ -164,8 +165,7 @@ class Field:
     @contextmanager
     def as_stored(self) -> Iterator[Path]:
         """What HEAD's generation restores to."""
-        head = self.head
-        assert head is not None, "state was stored, and there is no HEAD"
+        head = self.head_there()
         target = Path(tempfile.mkdtemp(dir=self.root)) / "restored"
         restore_beside(
             str(target),
@@ -183,6 +183,38 @@ class Field:
     def generation(self) -> int:
         head = self.head
         return head.content.generation if head else 0
+
+    def head_there(self) -> Head:
+        head = self.head
+        assert head is not None, "state was stored, and there is no HEAD"
+        return head
+
+    def keys(self, *, bot_id: str) -> list[str]:
+        """Of its segments."""
+        return [info.key for info in self.store.list(self.buckets["state"], names.segments_prefix(bot_id))]
+
+    def read(self, key: str) -> bytes:
+        return self.store.get(self.buckets["state"], key, limit_bytes=1 << 27).data
+
+    def write(self, key: str, data: bytes | None) -> None:
+        """None removes it."""
+        if data is None:
+            self.store.delete(self.buckets["state"], key)
+        else:
+            self.store.put(self.buckets["state"], key, data)
+
+    def verify(self) -> tuple[int, str]:
+        """`runtime state verify`: its exit code and what it says."""
+        asked = settings.read_sync({**self.places[-1].environment(), **self.minio.environ}, bot_id=self.bot_id)
+        with redirect_stdout(io.StringIO()) as told:
+            try:
+                code = commands.check(asked, self.store)
+            except Fault as reason:
+                return int(reason.code), reason.sentence
+        return code, told.getvalue()
+
+    def until(self, done: Callable[[], bool]) -> None:
+        eventually(done, "what was waited for", within_s=SLOW_S)
 
     def works(self, run: Running) -> None:
         """Until this run has worked, and a generation after that was stored."""
@@ -277,15 +309,13 @@ class Field:
 
     def judge(self) -> Work:
         """What is stored is a generation whose HEAD was sent, none older than the last one reported, whole, and of one instant."""
-        head = self.head
-        assert head is not None, "state was stored, and there is no HEAD"
+        head = self.head_there()
         sent = [(kept.status, decode(kept.body, bot_id=self.bot_id)) for kept in list(self.proxy.sent)]
         assert head.content.digest() in {one.content.digest() for _, one in sent}, "a generation that nobody sent"
         reported = [one.content.generation for status, one in sent if status == 200]
         assert head.content.generation >= max(reported, default=0), "older than the last one reported"
-        with redirect_stdout(io.StringIO()) as told:
-            asked = settings.read_sync({**self.places[-1].environment(), **self.minio.environ}, bot_id=self.bot_id)
-            assert commands.check(asked, self.store) == 0, told.getvalue()
+        code, told = self.verify()
+        assert code == 0, told
         with self.as_stored() as tree:
             work = read_work(tree / "work")
             for slot in range(RING if head.content.cut else 0):
