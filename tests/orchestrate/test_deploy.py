@@ -225,6 +225,7 @@ def test_ids_of_any_kind(world: World) -> None:
         (MANIFEST.replace("{type: integer", "{$ref: 'http://localhost/x', type: integer"), ExitCode.USAGE, "refers to"),
         (MANIFEST.replace("default: 2", "default: 0"), ExitCode.USAGE, "step is against the rule minimum"),
         (MANIFEST + "    required: [key]\n", ExitCode.USAGE, "key is missing"),
+        (MANIFEST + "    required: [memory_limit]\n", ExitCode.USAGE, "memory_limit is missing"),
         (MANIFEST + "    additionalProperties: false\nschedule: 5\n", ExitCode.USAGE, "schedule"),
         (SCHEDULED, ExitCode.USAGE, "schedule"),
         (SCHEDULED + 'schedule: "61 * * * *"\n', ExitCode.USAGE, "61"),
@@ -235,6 +236,20 @@ def test_a_manifest_that_cannot_be_used(world: World, text: str, code: ExitCode,
     fault = world.refused()
     assert fault.code == code, fault.sentence
     assert words in fault.sentence
+
+
+def test_a_strict_schema_forbids_what_it_does_not_know_but_the_platforms_own(world: World) -> None:
+    strict = (
+        MANIFEST.replace("realtime", "scheduled")
+        + "    additionalProperties: false\n    patternProperties: {^x-: {}}\n"
+    )
+    world.write("bot-config.yaml", strict)
+    own = {"config": ["the0.query_warm_s=5", "x-1=2"], "schedule": "@daily", "memory": "300Mi", "cpu": "500m"}
+    fault = world.refused(config=["x-1=2", "other=1"], schedule="@daily")
+    assert "correct it with --config" in fault.sentence
+    world.deploy(**own)
+    assert {"the0", "schedule", "memory_limit", "cpu_limit"} < world.body()["config"].keys()
+    assert ": other is no property that the schema knows" in fault.sentence
 
 
 @pytest.mark.parametrize("text", ["{", "[]", '{"a": NaN}', '{"a": 1, "a": 2}', "\xff"])

@@ -322,6 +322,22 @@ def test_one_that_dies_of_its_question_is_said(asked: Asked) -> None:
     assert asked.count(bot) == 1
 
 
+def test_one_that_fails_before_it_answers_is_said_with_its_last_line(asked: Asked) -> None:
+    bot = asked.bot(query="raise RuntimeError('the key is missing')\n")
+    with pytest.raises(Fault) as caught:
+        asked.ask(bot)
+    assert caught.value.code == ExitCode.QUERY_FAILED
+    assert caught.value.sentence.endswith("(last: RuntimeError: the key is missing).")
+
+
+def test_however_little_time_a_question_has_it_is_kept(asked: Asked) -> None:
+    bot = asked.bot()
+    for timeout_s in (0.4, 0.01, 0.0001):
+        with pytest.raises(Fault) as caught:
+            asked.ask(bot, "/hang", timeout_s=timeout_s)
+        assert caught.value.code == ExitCode.TIMED_OUT
+
+
 def test_one_that_hangs_is_said_and_ended(asked: Asked) -> None:
     bot = asked.has_run()
     former = asked.pid(bot)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+import re
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -16,6 +17,10 @@ NAMES: Final = ("bot-config.yaml", "bot-config.yml")
 CONFIG: Final = "config.json"
 LIMIT_BYTES: Final = 1 << 20
 DEPTH: Final = 100
+RESERVED: Final = frozenset(
+    ("the0", "schedule", "enabled", "customBotId", "memory_limit", "cpu_limit", "memory_request", "cpu_request")
+)
+"""What the platform itself reads in a bot's config."""
 _KEPT: Final = ("author", "description", "schema", "readme", "metadata")
 
 
@@ -95,7 +100,9 @@ def check_config(config: Mapping[str, Any], schema: Mapping[str, Any]) -> None:
     try:
         kind.check_schema(dict(schema))
         checker = kind(dict(schema), registry=referencing.Registry())
-        errors = sorted(checker.iter_errors(dict(config)), key=lambda error: [str(part) for part in error.path])
+        errors = sorted(
+            checker.iter_errors(_of_the_bots(config, schema)), key=lambda error: [str(part) for part in error.path]
+        )
     except jsonschema.SchemaError as reason:
         where = _where("schema", reason.path)
         raise _wrong(NAMES[0], f"its {where} is no JSON schema ({clip(reason.message)})") from reason
@@ -106,7 +113,7 @@ def check_config(config: Mapping[str, Any], schema: Mapping[str, Any]) -> None:
     if errors:
         more = f" (and {len(errors) - 1} more)" if len(errors) > 1 else ""
         raise Fatal(
-            f"The config does not fit the bot's schema: {_said(errors[0])}{more}; set it with --config or in {CONFIG}.",
+            f"The config does not fit the bot's schema: {_said(errors[0])}{more}; correct it with --config or in {CONFIG}.",
             code=ExitCode.USAGE,
         )
 
@@ -118,9 +125,25 @@ def _said(error: Any) -> str:
         missing = [name for name in error.validator_value if name not in error.instance]
         return f"{where}{'.' if where else ''}{clip(str(missing[0]))} is missing"
     if error.validator == "additionalProperties":
-        return f"{where or 'it'} has a property that the schema does not know"
+        return f"{where}{'.' if where else ''}{clip(_unknown(error))} is no property that the schema knows"
     rule = clip(f"{error.validator}: {error.validator_value}", limit=80)
     return f"{where or 'it'} is against the rule {rule}"
+
+
+def _unknown(error: Any) -> str:
+    known, patterns = error.schema.get("properties", {}), error.schema.get("patternProperties", {})
+    names = (str(name) for name in error.instance if name not in known)
+    return next(name for name in names if not any(re.search(pattern, name) for pattern in patterns))
+
+
+def _of_the_bots(config: Mapping[str, Any], schema: Mapping[str, Any]) -> dict[str, Any]:
+    """Without what the platform reads and the schema does not speak of: a strict one forbids what it does not know."""
+    spoken_of = {*_named(schema.get("properties")), *_named(schema.get("required"))}
+    return {name: value for name, value in config.items() if name not in RESERVED or name in spoken_of}
+
+
+def _named(value: object) -> Iterable[str]:
+    return value if isinstance(value, Mapping | list) else ()
 
 
 def _where(first: str, path: Any) -> str:

@@ -17,6 +17,8 @@ from the0.orchestrate.query_place import QueryPlaces
 
 CLEANING_S: Final = 15.0
 """What a query process may take beyond its time to end what it started."""
+_OURS: Final = "the0: "
+"""Begins what `execute` itself says on stderr."""
 Started = Callable[[subprocess.Popen[bytes]], None]
 
 
@@ -27,7 +29,7 @@ def ask(
     asked = {
         names.QUERY_PATH: path,
         names.QUERY_PARAMS: canonical.dumps(dict(params)),
-        names.QUERY_TIMEOUT_S: f"{timeout_s:.3f}",
+        names.QUERY_TIMEOUT_S: f"{max(timeout_s, 0.001):.3f}",
     }
     place = places.make(bot, asked)
     try:
@@ -74,7 +76,15 @@ def _answer(out: bytes, *, said: bytes, code: int) -> QueryAnswer:
         del answer["source"]
         return QueryAnswer(answer=answer, generation=generation if isinstance(generation, int) else None)
     if isinstance(answer, dict) and answer.get("exit_code") in set(ExitCode):
-        raise Fatal(str(answer.get("error")), code=ExitCode(answer["exit_code"]))
-    lines = [line for line in said.decode("utf-8", "replace").splitlines() if line.startswith("the0: ")]
-    reason = clip(lines[-1].removeprefix("the0: "), limit=500) if lines else f"it ended with exit code {code}."
+        sentence, failed = str(answer.get("error")), ExitCode(answer["exit_code"])
+        raise Fatal(_with_last_line(sentence, said) if failed == ExitCode.QUERY_FAILED else sentence, code=failed)
+    lines = [line for line in said.decode("utf-8", "replace").splitlines() if line.startswith(_OURS)]
+    reason = clip(lines[-1].removeprefix(_OURS), limit=500) if lines else f"it ended with exit code {code}."
     raise Fatal(f"The query process gave no answer: {reason}", code=ExitCode.QUERY_FAILED)
+
+
+def _with_last_line(sentence: str, said: bytes) -> str:
+    """With what the bot's own process printed last, which nobody else gets to see: the end of a traceback, mostly."""
+    lines = [line.strip() for line in said.decode("utf-8", "replace").splitlines() if not line.startswith(_OURS)]
+    last = next((line for line in reversed(lines) if line), None)
+    return f"{sentence.rstrip('.')} (last: {clip(last, limit=300)})." if last is not None else sentence
