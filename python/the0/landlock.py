@@ -1,5 +1,5 @@
 """Landlock: a process gives up writing below one folder, for itself and all that it starts, for good (Linux 6.2 and newer);
-and signals to all others (6.12).
+looking into all others (5.19); and signals to them (6.12).
 
 Covers what files hold and which there are: opening for writing, truncating, making, removing, renaming, linking. Not
 covered by the kernel: modes, times and extended attributes.
@@ -26,6 +26,9 @@ _ON_FILES = _WRITE_FILE | _TRUNCATE
 _ON_FOLDERS = sum(1 << bit for bit in range(4, 14))
 """Removing, making each kind of file, and (13) moving or linking into another folder."""
 _WRITES = _ON_FILES | _ON_FOLDERS
+_RENAME_ELSEWHERE = 1 << 13
+_RENAMES_ABI = 2
+"""The first that can permit that; without, whoever is confined cannot move files between folders."""
 
 _OLDEST_ABI = 3
 """The first that knows of truncating: with less, a file could still be emptied."""
@@ -44,6 +47,23 @@ def available() -> bool:
 
 def _abi() -> int:
     return int(_libc.syscall(_CREATE_RULESET, None, ctypes.c_size_t(0), ctypes.c_uint(_VERSION)))
+
+
+def look_into_nobody() -> bool:
+    """From now on this process, and what it starts, reads memory, environment and descriptors only of itself and what it starts, and
+    traces nobody else, whoever runs as its user; whether this kernel can do that (Linux 5.19). It cannot mount any more; in the file system
+    nothing else changes. Sets no_new_privs. OSError where the kernel refuses."""
+    if _abi() < _RENAMES_ABI:
+        return False
+    # Whoever is confined at all cannot look into those who are not. So something is named, and permitted everywhere.
+    attributes = struct.pack("=Q", _RENAME_ELSEWHERE)
+    ruleset = _checked(_libc.syscall(_CREATE_RULESET, attributes, ctypes.c_size_t(len(attributes)), ctypes.c_uint(0)))
+    try:
+        _permit(ruleset, "/", on_folders=_RENAME_ELSEWHERE)
+        _restrict(ruleset)
+    finally:
+        os.close(ruleset)
+    return True
 
 
 def keep_signals_in() -> bool:
@@ -92,7 +112,7 @@ def _beside(folder: str) -> Iterator[str]:
         on_the_way = os.path.join(on_the_way, part)
 
 
-def _permit(ruleset: int, path: str) -> None:
+def _permit(ruleset: int, path: str, *, on_folders: int = _WRITES) -> None:
     try:
         fd = os.open(path, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC)
     except OSError:
@@ -101,7 +121,7 @@ def _permit(ruleset: int, path: str) -> None:
         mode = os.fstat(fd).st_mode
         if stat.S_ISLNK(mode):
             return  # what it leads to has a way of its own
-        rights = _WRITES if stat.S_ISDIR(mode) else _ON_FILES
+        rights = on_folders if stat.S_ISDIR(mode) else _ON_FILES
         rule = struct.pack("=Qi", rights, fd)
         _checked(
             _libc.syscall(_ADD_RULE, ctypes.c_int(ruleset), ctypes.c_int(_PATH_BENEATH), rule, ctypes.c_uint(0)),

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import json
+import os
 import resource
+import shutil
 
 import pytest
 from bot_place import archive
 
 from hostile.yard import BOTS, Yard, honest
 from languages.bots import node_path, or_skip
+from the0 import landlock
 from the0.ports import free_port
 from the0.privacy import shared_environment
 
@@ -54,6 +57,35 @@ def test_racing_the_respawn(yard: Yard) -> None:
     assert (found["killed"], found["opened"], found["last"]) == (4, [], "the0-sync")
     assert found["seen"] >= 3, "the race was run"
     assert found["tries"] > 1000
+    assert yard.next_start(anew=True)["kept"] == 1
+
+
+@pytest.mark.attack(
+    "another bot's `runtime execute`, started again and again under the same user beside it, looked into from its first moment",
+    "Permission denied, in the moment before it closes itself, too (Landlock; Linux 5.19)",
+)
+@pytest.mark.skipif(os.geteuid() != 0, reason="a user of its own, whose processes it may look into")
+def test_looking_into_another_bots_start(yard: Yard) -> None:
+    if landlock._abi() < 2:
+        pytest.skip("this kernel has no Landlock of version 2")
+    stop = yard.root / "stop"
+    running = yard.start("peer.py", stop=str(stop))
+    running.wait_for("watching")
+    assert yard.neighbour is not None
+    other = Yard(yard.world, f"{yard.bot_id}-peer", yard.root.with_name(f"{yard.root.name}-peer"), yard.neighbour)
+    try:
+        for _ in range(5):
+            assert other.run("print('here')").code == 0
+        stop.touch()
+        ended = running.end()
+    finally:
+        other.place.close()
+        shutil.rmtree(other.root)
+    honest(ended, by="bot", code=0)
+    found = yard.findings
+    assert found["seen"] > 10, found
+    assert found["opened"] == 0, found
+    yard.no_secret(ended)
     assert yard.next_start(anew=True)["kept"] == 1
 
 

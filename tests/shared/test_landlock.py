@@ -62,3 +62,70 @@ def test_nothing_below_the_folder_changes(tmp_path: Path) -> None:
     assert {name for name, outcome in told.items() if outcome == "done"} == {"read", "beside", "copy", "null"}
     assert (tmp_path / "state/kept").read_text() == "kept"
     assert sorted(path.name for path in (tmp_path / "state").iterdir()) == ["copy", "kept"]
+
+
+LOOKS = """
+import json, os, subprocess, sys, tempfile, time
+from the0 import landlock
+
+uid, root = 54321, tempfile.mkdtemp()
+for name in ("a", "b"):
+    os.mkdir(f"{root}/{name}")
+if os.geteuid() == 0:  # root may look into everybody's
+    for name in ("", "a", "b"):
+        os.chown(f"{root}/{name}", uid, uid)
+    os.setgroups([])
+    os.setgid(uid)
+    os.setuid(uid)
+another = subprocess.Popen(["sleep", "60"], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+other = another.pid
+
+def look(pid):
+    # A program that has just been started is closed for a moment still.
+    end = time.monotonic() + 10
+    while True:
+        try:
+            return open(f"/proc/{pid}/environ").read()
+        except PermissionError:
+            if time.monotonic() > end:
+                raise
+
+look(other)  # who is not confined can
+assert landlock.look_into_nobody()
+child = subprocess.Popen(["sleep", "60"], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+told = {}
+for name, act in {
+    "another": lambda: open(f"/proc/{other}/environ").read(),
+    "its memory": lambda: open(f"/proc/{other}/mem"),
+    "its descriptors": lambda: os.readlink(f"/proc/{other}/fd/1"),
+    "a child": lambda: look(child.pid),
+    "write": lambda: open(f"{root}/a/new", "x").write("x"),
+    "move": lambda: os.rename(f"{root}/a/new", f"{root}/b/moved"),
+    "link": lambda: os.link(f"{root}/b/moved", f"{root}/a/linked"),
+    "move a folder": lambda: os.rename(f"{root}/a", f"{root}/b/a"),
+    "remove": lambda: os.unlink(f"{root}/b/moved"),
+    "fifo": lambda: os.mkfifo(f"{root}/b/fifo"),
+    "shared memory": lambda: (open("/dev/shm/the0-landlock", "w").write("x"), os.unlink("/dev/shm/the0-landlock")),
+}.items():
+    try:
+        act()
+        told[name] = "done"
+    except OSError as refused:
+        told[name] = type(refused).__name__
+for process in (child, another):
+    process.kill()
+print(json.dumps(told))
+"""
+
+
+def test_it_looks_into_nobody_else() -> None:
+    if landlock._abi() < 2:
+        pytest.skip("this kernel has no Landlock of version 2")
+    done = subprocess.run([sys.executable, "-c", LOOKS], capture_output=True, text=True, timeout=30, check=False)
+    assert done.returncode == 0, done.stderr
+    told = json.loads(done.stdout)
+    assert {name for name, outcome in told.items() if outcome != "done"} == {
+        "another",
+        "its memory",
+        "its descriptors",
+    }, told

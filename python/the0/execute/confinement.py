@@ -3,18 +3,31 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from functools import partial
 
 from the0 import landlock, names, view
 from the0.settings import Paths
 
 
-def confinement(environ: Mapping[str, str], paths: Paths) -> Callable[[], None] | None:
-    """To be called in each process of the bot's, last before its program. None: nothing more than its container does is to be
-    done (THE0_DATA names the data folder of a platform on this machine), or nothing can be."""
+def confinement(environ: Mapping[str, str], paths: Paths) -> Callable[[], None]:
+    """To be called in each process of the bot's, last before its program. What a container does not do (THE0_DATA names the data folder
+    of a platform on this machine), and in every case: nothing of the bot's looks into other processes of its user."""
     if view.is_private():
-        return view.confine
-    data = environ.get(names.THE0_DATA)
-    if not data or not landlock.available():
-        return None
-    own = [paths.code, paths.state, paths.run, environ.get("TMPDIR", paths.run)]
-    return lambda: landlock.forbid_writes(data, but=own)
+        files: Callable[[], None] = view.confine
+    else:
+        data = environ.get(names.THE0_DATA)
+        if not data or not landlock.available():
+            files = _nothing
+        else:
+            own = [paths.code, paths.state, paths.run, environ.get("TMPDIR", paths.run)]
+            files = partial(landlock.forbid_writes, data, but=own)
+
+    def confine() -> None:
+        files()
+        landlock.look_into_nobody()
+
+    return confine
+
+
+def _nothing() -> None:
+    """The container did it."""
