@@ -50,13 +50,14 @@ fuzz: ## the Rust core against damaged and forged input; each target FUZZ_S=15 s
 bench: build ## measurements, kept in .cache/bench
 	$(PY) benches/run.py $(ARGS)
 
-lint: $(VENV)/.built ## style, types and Rust's own advice
+lint: $(VENV)/.built ## style, types, Rust's own advice and documentation
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy --strict
 	cargo fmt --all --check
 	$(CLIPPY) -- -D warnings
 	PYO3_PYTHON=$(PY) $(CLIPPY) --features python -- -D warnings
+	PYO3_PYTHON=$(PY) RUSTDOCFLAGS="-D warnings" cargo doc --quiet --locked --no-deps --document-private-items --features python
 	$(FUZZ)/run --lint
 
 format: $(VENV)/.tools ## rewrites the sources as `lint` wants them

@@ -333,13 +333,13 @@ def run(*, runs: int, shapes: Sequence[str] = tuple(SHAPES), with_rivals: bool =
                     bench.measure(SHAPES[name])
             finally:
                 bench.close()
+            show("State on large trees", bench.figures)
+            print(*bench.left_out, sep="\n")
+            print(tally(bench.figures), f"Measuring took {time.monotonic() - began_s:.0f} s.")
+            print(keep("state", bench.figures), flush=True)
     finally:
         with step("removing what was written"):
             clean()
-    show("State on large trees", bench.figures)
-    print(*bench.left_out, sep="\n")
-    print(tally(bench.figures), f"It took {time.monotonic() - began_s:.0f} s.")
-    print(keep("state", bench.figures))
     return all(figure.verdict != "MISSED" for figure in bench.figures)
 
 

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import errno
 import os
+import shutil
 import signal
 import subprocess
 import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from random import Random
 
@@ -205,8 +206,8 @@ class Alarm(Exception):
 
 
 @pytest.fixture
-def alarm() -> Callable[[], None]:
-    """Raises Alarm in the main thread 0.2 s from now, as Ctrl-C would raise KeyboardInterrupt."""
+def alarm() -> Callable[[float], None]:
+    """Raises Alarm in the main thread so many seconds from now, as Ctrl-C would raise KeyboardInterrupt."""
 
     def ring(number: int, frame: object) -> None:
         del number, frame
@@ -214,21 +215,69 @@ def alarm() -> Callable[[], None]:
 
     signal.signal(signal.SIGALRM, ring)
 
-    def start() -> None:
-        signal.setitimer(signal.ITIMER_REAL, 0.2)
+    def start(after_s: float) -> None:
+        signal.setitimer(signal.ITIMER_REAL, after_s)
 
     return start
 
 
-def test_long_work_can_be_interrupted(root: Path, alarm: Callable[[], None]) -> None:
+def test_long_work_can_be_interrupted(root: Path, alarm: Callable[[float], None]) -> None:
     for name in "abcd":
         with (root / name).open("wb") as file:
             file.truncate(200 << 30)
     begun = time.monotonic()
-    alarm()
+    alarm(0.2)
     with pytest.raises(Alarm):
         machine.commit(root, sh.Index())
     assert time.monotonic() - begun < 3
+
+
+FOLDERS, LINKS = 250, 1000
+"""Of `many`: a scan of them takes several times the 0.1 s after which signals are looked for."""
+
+
+@pytest.fixture(scope="module")
+def many(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """A quarter of a million names, made quickly as they are of 25 files."""
+    root = tmp_path_factory.mktemp("many")
+    for number in range(FOLDERS):
+        folder = root / f"{number}"
+        folder.mkdir(parents=True)
+        if number % 10 == 0:
+            first = folder / "first"
+            first.write_bytes(b"%d" % number)
+        for name in range(LINKS):
+            os.link(first, folder / f"{name}")
+    yield root
+    shutil.rmtree(root)
+
+
+def test_a_scan_is_interrupted_on_its_way(many: Path, alarm: Callable[[float], None]) -> None:
+    with machine.folder(many) as fd:
+        watch = sh.Watch(fd)
+        begun = time.monotonic()
+        alarm(0.02)
+        with pytest.raises(Alarm):
+            sh.scan(fd, sh.Index(), watch=watch)
+        assert time.monotonic() - begun < 1.2
+        assert watch.folders < FOLDERS, "the scan went on to its end"
+
+
+def test_unpacking_is_interrupted_on_its_way(many: Path, tmp_path: Path, alarm: Callable[[float], None]) -> None:
+    segments = machine.commit(many, sh.Index())
+    dest = tmp_path / "dest"
+    dest.mkdir()
+    with machine.folder(dest) as fd:
+        unpacking = sh.Restore(fd)
+        begun = time.monotonic()
+        alarm(0.2)
+        with pytest.raises(Alarm):
+            for key, digest, data in segments:
+                unpacking.apply(data, key=key, digest=digest)
+        assert time.monotonic() - begun < 1.2
+        with pytest.raises(ValueError, match="after an error"):
+            unpacking.finish()
+    assert sum(len(files) for _, _, files in os.walk(dest)) < FOLDERS * LINKS
 
 
 def test_other_threads_run_meanwhile(root: Path) -> None:
