@@ -264,7 +264,7 @@ def test_a_scan_is_interrupted_on_its_way(many: Path, alarm: Callable[[float], N
 
 
 def test_unpacking_is_interrupted_on_its_way(many: Path, tmp_path: Path, alarm: Callable[[float], None]) -> None:
-    segments = machine.commit(many, sh.Index())
+    ((key, digest, data),) = machine.commit(many, sh.Index())
     dest = tmp_path / "dest"
     dest.mkdir()
     with machine.folder(dest) as fd:
@@ -272,8 +272,7 @@ def test_unpacking_is_interrupted_on_its_way(many: Path, tmp_path: Path, alarm: 
         begun = time.monotonic()
         alarm(0.2)
         with pytest.raises(Alarm):
-            for key, digest, data in segments:
-                unpacking.apply(data, key=key, digest=digest)
+            unpacking.apply(data, key=key, digest=digest)
         assert time.monotonic() - begun < 1.2
         with pytest.raises(ValueError, match="after an error"):
             unpacking.finish()

@@ -164,7 +164,10 @@ class Committer:
 
     def scan(self, *, whole: bool = True) -> statehash.Scan:
         """Of the whole tree, or of the folders that the watch has news of."""
-        return statehash.scan(self._folder.root_fd, self.index, watch=self.watch, whole=whole or self.watch is None)
+        threads = 2 if self.index.files == 0 else 1  # a first scan is part of a large upload, others shall not be felt
+        return statehash.scan(
+            self._folder.root_fd, self.index, watch=self.watch, whole=whole or self.watch is None, threads=threads
+        )
 
     def settle(self, scan: statehash.Scan) -> None:
         """That scan, made with the present watch, is dealt with."""
