@@ -55,7 +55,7 @@ def test_racing_the_respawn(yard: Yard) -> None:
     honest(ended, by="bot", code=0)
     found = yard.findings
     assert (found["killed"], found["opened"], found["last"]) == (4, [], "the0-sync")
-    assert found["seen"] >= 3, "the race was run"
+    assert found["seen"] >= 5, "the race was run"
     assert found["tries"] > 1000
     assert yard.next_start(anew=True)["kept"] == 1
 

@@ -1,10 +1,25 @@
 """Kills the sync process again and again, and reads whatever takes its place from its very first moment."""
 
 import json
+import mmap
 import os
 import signal
+import struct
 
-from tools import LIBC, SUPERVISOR, attempt, call, children, found, keep, name_of, remember, sync, tell
+from tools import LIBC, SUPERVISOR, attempt, call, children, eventually, found, keep, name_of, remember, sync, tell
+
+PROGRESS = mmap.mmap(-1, 16)
+"""How many processes the reader has seen, and how often it has tried: both processes have it."""
+
+
+def progress():
+    return struct.unpack("QQ", PROGRESS[:])
+
+
+def looked_into(pids):
+    """That the reader has had its time with each of them, however busy this machine is."""
+    tries = progress()[1]
+    eventually(lambda: progress()[0] >= pids and progress()[1] >= tries + 300)
 
 
 def open_and_read(path):
@@ -57,6 +72,7 @@ def reader(stop_fd, told_fd):
             got = attempt(steal, pid)
             if isinstance(got, list):
                 opened.append(got)
+            PROGRESS[:] = struct.pack("QQ", len(seen), tries)
         if os.get_blocking(stop_fd) or tries % 64 == 0:
             try:
                 if not os.read(stop_fd, 1):
@@ -78,8 +94,10 @@ def main(_, config):
     killed = []
     for _ in range(config["kills"]):
         killed.append(sync(but=killed))
+        looked_into(len(killed))
         os.kill(killed[-1], signal.SIGKILL)
     last = sync(but=killed)
+    looked_into(len(killed) + 1)
     os.close(stop_write)
     seen, opened, tries = json.loads(os.read(told_read, 65536))
     found.update(killed=len(killed), last=name_of(last), seen=seen, opened=opened, tries=tries)
