@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 
 RESULT_PATH = "/query/result.json"
 DEFAULT_PORT = 9476
+_POLL_S = 3600.0
 
 
 class QueryRequest:
@@ -127,7 +128,7 @@ def serve() -> None:
     if signal.getsignal(signal.SIGTERM) is signal.SIG_DFL:
         signal.signal(signal.SIGTERM, _leave)
     with server:
-        server.serve_forever()
+        server.serve_forever(poll_interval=_POLL_S)  # a signal wakes it by itself
 
 
 def make_server(port: int, *, host: str = "0.0.0.0") -> ThreadingHTTPServer:

@@ -5,6 +5,7 @@ Used by one thread at a time, but for `let_go`. It ends when we do, however we d
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import socket
@@ -43,15 +44,18 @@ class WarmQuery:
         self._port = free_port()
         self._place = places.make(bot, {names.THE0_QUERY_PORT: str(self._port)})
         self._said = places.folders(bot).said
-        self._control, theirs = socket.socketpair()
         try:
-            self.child = self._begin(theirs)
+            self._control, theirs = _socketpair()
+            try:
+                self.child = self._begin(theirs)
+            except BaseException:
+                self._control.close()
+                raise
+            finally:
+                theirs.close()
         except BaseException:
-            self._control.close()
             places.clear(self._place)
             raise
-        finally:
-            theirs.close()
         self._listens = False
 
     def _begin(self, theirs: socket.socket) -> subprocess.Popen[bytes]:
@@ -127,7 +131,8 @@ class WarmQuery:
         try:
             self.child.wait(ENDING_S)
         except subprocess.TimeoutExpired:
-            os.killpg(self.child.pid, signal.SIGKILL)  # a session of its own; what it started dies with it
+            with contextlib.suppress(ProcessLookupError):  # it has just ended
+                os.killpg(self.child.pid, signal.SIGKILL)  # a session of its own; what it started dies with it
             self.child.wait()
         self._places.clear(self._place)
         self._control.close()
@@ -141,3 +146,13 @@ class WarmQuery:
             return None
         except OSError:
             return b""
+
+
+def _socketpair() -> tuple[socket.socket, socket.socket]:
+    try:
+        return socket.socketpair()
+    except OSError as reason:
+        raise Fatal(
+            f"No process can be started for the query: {reason.strerror}; raise this user's limits.",
+            code=ExitCode.INTERNAL,
+        ) from reason
