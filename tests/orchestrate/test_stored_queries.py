@@ -20,7 +20,7 @@ from the0.documents import Bot
 from the0.errors import ExitCode, Fault
 from the0.objects.credentials import StoreSettings
 from the0.objects.open import open_store
-from the0.orchestrate import stored_queries, warm_query
+from the0.orchestrate import kept_queries, stored_queries, warm_query
 from the0.orchestrate.engine import QueryAnswer, Start
 from the0.orchestrate.engine_process import ProcessEngine
 from the0.sync.head import HeadFile
@@ -383,7 +383,7 @@ def test_a_state_that_cannot_be_trusted_is_not_answered_from_what_is_kept(asked:
 
 
 def test_only_so_many_are_kept_and_those_asked_last(asked: Asked, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(stored_queries, "MOST_WARM", 2)
+    monkeypatch.setattr(kept_queries, "MOST", 2)
     bots = [asked.has_run(f"b{number}") for number in range(3)]
     pids = [asked.pid(bot) for bot in bots]
     assert len(kept(asked.platform)) == 2
@@ -396,7 +396,7 @@ def test_only_so_many_are_kept_and_those_asked_last(asked: Asked, monkeypatch: p
 
 
 def test_where_all_of_them_are_busy_a_process_answers_once(asked: Asked, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(stored_queries, "MOST_WARM", 1)
+    monkeypatch.setattr(kept_queries, "MOST", 1)
     busy, other = asked.has_run("busy"), asked.has_run("other")
     asked.pid(busy)
 
@@ -423,9 +423,19 @@ def test_what_is_kept_ends_when_nobody_asks(asked: Asked) -> None:
     assert asked.count(bot) == 1
 
 
+def test_nobody_looks_again_and_again_at_one_that_is_being_asked(asked: Asked) -> None:
+    """Though it was last asked longer ago than it is to be kept."""
+    bot = asked.has_run(the0={"query_warm_s": 0.1})
+    asked.pid(bot)
+    before_s = time.process_time()
+    with pytest.raises(Fault):
+        asked.ask(bot, "/hang", timeout_s=4)
+    assert time.process_time() - before_s < 2, "of four seconds"
+
+
 def test_what_is_kept_ends_where_memory_runs_out(asked: Asked, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(stored_queries, "MOST_BYTES", 1)
-    monkeypatch.setattr(stored_queries, "LOOK_S", 0.2)
+    monkeypatch.setattr(kept_queries, "MOST_BYTES", 1)
+    monkeypatch.setattr(kept_queries, "LOOK_S", 0.2)
     bot = asked.has_run()
     asked.pid(bot)
     until_none_is_kept(asked.platform)
@@ -433,7 +443,7 @@ def test_what_is_kept_ends_where_memory_runs_out(asked: Asked, monkeypatch: pyte
 
 
 def test_what_is_kept_of_a_former_generation_ends(asked: Asked, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(stored_queries, "LOOK_S", 0.2)
+    monkeypatch.setattr(kept_queries, "LOOK_S", 0.2)
     bot = asked.has_run()
     asked.pid(bot)
     asked.run(bot)

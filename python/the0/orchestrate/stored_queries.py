@@ -11,20 +11,20 @@ from __future__ import annotations
 import subprocess
 import threading
 import time
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
-from dataclasses import dataclass, field
+from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any, Final
 
 from the0 import asking
 from the0.code_folder import brings_sdk, is_complete
 from the0.documents import BadBot, Bot
-from the0.errors import ExitCode, Fatal, Fault, clip
+from the0.errors import ExitCode, Fatal, Fault
 from the0.objects.credentials import StoreSettings
 from the0.objects.open import open_store
-from the0.orchestrate import process_query, processes
+from the0.orchestrate import process_query
 from the0.orchestrate.data import Data
 from the0.orchestrate.engine import QueryAnswer
+from the0.orchestrate.kept_queries import Kept, KeptQueries
 from the0.orchestrate.query_place import QueryPlaces
 from the0.orchestrate.warm_query import CannotServe, WarmQuery
 from the0.settings import Buckets
@@ -32,36 +32,11 @@ from the0.sync.head import HeadFile, Stored
 
 WARM_S: Final = 60.0
 """How long a process is kept after its last question, unless `query_warm_s` says otherwise."""
-MOST_WARM: Final = 8
-MOST_BYTES: Final = 512 << 20
-"""Of all that are kept, with what we run beside each."""
 MOST_STATE_BYTES: Final = 256 << 20
 """As stored: a larger state is not left lying about a second time."""
-LOOK_S: Final = 5.0
-"""How often is looked at those that are kept, as long as there are any."""
 NOT_AGAIN_S: Final = 600.0
 """How long a bot is asked by a process for each question after one that was kept has proven unfit."""
 STORE_S: Final = 5.0
-
-
-@dataclass(slots=True)
-class _Kept:
-    """One bot's."""
-
-    turn: threading.Lock = field(default_factory=threading.Lock)
-    users: int = 0
-    warm: WarmQuery | None = None
-    counts: bool = False
-    """Takes one of the places for processes that are kept."""
-    config_hash: str = ""
-    generation: int = 0
-    stored: Stored | None = None
-    """The HEAD that the process was started for, or a later one of the same content."""
-    keep_s: float = 0.0
-    used_s: float = 0.0
-    """Monotonic."""
-    unwanted: bool = False
-    """Ends with the turn of whoever has it, or soon."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,24 +55,22 @@ class StoredQueries:
         self._store = open_store(StoreSettings(folder=data.objects), deadline_s=STORE_S)
         self._bucket = Buckets().state
         self._lock = threading.Lock()
-        self._kept: dict[str, _Kept] = {}
+        self._kept = KeptQueries(is_current=self._is_current)
         self._unfit: dict[str, tuple[str, float]] = {}
         """By bot, the configuration whose process cannot be kept, and until when that is not tried again."""
         self._asked: list[subprocess.Popen[bytes]] = []
         self._closed = False
-        self._news = threading.Event()
-        self._keeper: threading.Thread | None = None
 
     def ask(self, bot: Bot, *, path: str, params: Mapping[str, Any], timeout_s: float) -> QueryAnswer:
         """Raises Fault."""
         deadline = time.monotonic() + timeout_s
-        with self._turn(bot.id, deadline) as kept:
+        with self._kept.turn(bot.id, deadline=deadline) as kept:
             keep_s = self._keep_s(bot, path, params)
             if keep_s > 0:
                 answer = self._warm(bot, kept, _Question(path, params, deadline), keep_s=keep_s)
                 if answer is not None:
                     return answer
-            self._end(kept)
+            self._kept.end(kept)
             left_s = deadline - time.monotonic()
             if left_s <= 0:
                 raise Fatal("There was no time left to ask the bot.", code=ExitCode.TIMED_OUT)
@@ -114,22 +87,11 @@ class StoredQueries:
 
         with self._lock:
             self._unfit = {bot_id: of for bot_id, of in self._unfit.items() if is_of(bot_id, of[0])}
-            for bot_id, kept in self._kept.items():
-                if kept.warm is not None and not is_of(bot_id, kept.config_hash):
-                    kept.unwanted = True
-        self._news.set()
+        self._kept.keep_only(is_of)
 
     def drop(self, bot_id: str) -> None:
         """Ends what is kept of a bot, at once unless it is being asked."""
-        with self._lock:
-            kept = self._kept.get(bot_id)
-            if kept is not None:
-                kept.unwanted = True
-        if kept is not None and kept.turn.acquire(blocking=False):
-            try:
-                self._end(kept)
-            finally:
-                kept.turn.release()
+        self._kept.drop(bot_id)
 
     def close(self) -> None:
         """Ends all. Idempotent."""
@@ -137,14 +99,7 @@ class StoredQueries:
             self._closed = True
             for child in self._asked:
                 child.terminate()
-            warm = [kept.warm for kept in self._kept.values() if kept.warm is not None]
-        self._news.set()
-        for each in warm:
-            each.let_go()
-        if self._keeper is not None:
-            self._keeper.join()
-        for each in warm:
-            each.end()
+        self._kept.close()
 
     # --- whether ----------------------------------------------------------------------------------
 
@@ -167,7 +122,7 @@ class StoredQueries:
 
     # --- the process that is kept -----------------------------------------------------------------
 
-    def _warm(self, bot: Bot, kept: _Kept, asked: _Question, *, keep_s: float) -> QueryAnswer | None:
+    def _warm(self, bot: Bot, kept: Kept, asked: _Question, *, keep_s: float) -> QueryAnswer | None:
         """None: it is to be asked another way. Raises Fault."""
         stored = self._newest(bot.id, kept.stored)
         if stored is None or sum(each.bytes for each in stored.head.content.segments) > MOST_STATE_BYTES:
@@ -179,30 +134,27 @@ class StoredQueries:
                 answer = self._ask(bot, kept, kept.warm, asked)
                 if answer is not None:
                     return answer
-            self._end(kept)
+            self._kept.end(kept)
         begun = self._begin(bot, kept, stored, asked)
         return self._ask(bot, kept, begun, asked) if begun is not None else None
 
-    def _begin(self, bot: Bot, kept: _Kept, stored: Stored, asked: _Question) -> WarmQuery | None:
+    def _begin(self, bot: Bot, kept: Kept, stored: Stored, asked: _Question) -> WarmQuery | None:
         """None: there is no room for one. Raises Fault."""
-        if not self._make_room(kept):
+        begun = self._kept.begin(
+            kept, lambda: WarmQuery(bot, places=self._places), config_hash=bot.config_hash, stored=stored
+        )
+        if begun is None:
             return None
-        begun = WarmQuery(bot, places=self._places)
-        with self._lock:
-            kept.warm, kept.config_hash, kept.stored = begun, bot.config_hash, stored
-            closed = self._closed
         try:
-            if closed:
-                raise Fatal("This platform is ending and answers nothing any more.", code=ExitCode.STOPPED_EARLY)
             kept.generation = begun.generation(deadline=asked.deadline)
         except BaseException:
-            self._end(kept)
+            self._kept.end(kept)
             raise
         if kept.generation != stored.head.content.generation:
             kept.unwanted = True  # newer than what we have seen: it may answer this question, and no other
         return begun
 
-    def _ask(self, bot: Bot, kept: _Kept, warm: WarmQuery, asked: _Question) -> QueryAnswer | None:
+    def _ask(self, bot: Bot, kept: Kept, warm: WarmQuery, asked: _Question) -> QueryAnswer | None:
         """None: it gave no answer that can be trusted. Raises Fault."""
         try:
             answer = warm.ask(path=asked.path, params=asked.params, deadline=asked.deadline)
@@ -213,7 +165,7 @@ class StoredQueries:
         except asking.NoAnswer:
             return None
         except BaseException:
-            self._end(kept)
+            self._kept.end(kept)
             raise
         if standing == "gone":
             return None  # who answered is not known for sure
@@ -221,7 +173,7 @@ class StoredQueries:
             self._note_unfit(bot)
             kept.unwanted = True
         kept.used_s = time.monotonic()
-        self._look_after()
+        self._kept.look_after()
         return QueryAnswer(answer=answer.value, generation=kept.generation)
 
     def _newest(self, bot_id: str, known: Stored | None) -> Stored | None:
@@ -235,123 +187,13 @@ class StoredQueries:
             return None
         return stored
 
-    def _end(self, kept: _Kept) -> None:
-        """By whoever has the bot's turn. Idempotent."""
-        warm = kept.warm
-        if warm is not None:
-            warm.end()
-        with self._lock:
-            kept.warm, kept.stored, kept.counts, kept.unwanted = None, None, False, False
+    def _is_current(self, bot_id: str, kept: Kept) -> bool:
+        stored = self._newest(bot_id, kept.stored)
+        return stored is not None and _is_same(kept, stored)
 
     def _note_unfit(self, bot: Bot) -> None:
         with self._lock:
             self._unfit[bot.id] = (bot.config_hash, time.monotonic() + NOT_AGAIN_S)
-
-    # --- how many ---------------------------------------------------------------------------------
-
-    def _make_room(self, mine: _Kept) -> bool:
-        """Takes one of the places, if need be that of the process that nobody asked for the longest time."""
-        while True:
-            with self._lock:
-                if self._closed:
-                    return False
-                if sum(each.counts for each in self._kept.values()) < MOST_WARM:
-                    mine.counts = True
-                    return True
-            if not self._end_oldest():
-                return False
-
-    def _end_oldest(self) -> bool:
-        """False: all of them are being asked."""
-        with self._lock:
-            idle = sorted(
-                (each for each in self._kept.values() if each.warm is not None and not each.turn.locked()),
-                key=lambda each: each.used_s,
-            )
-        for each in idle:
-            if each.turn.acquire(blocking=False):
-                try:
-                    self._end(each)
-                finally:
-                    each.turn.release()
-                return True
-        return False
-
-    def _look_after(self) -> None:
-        """Has somebody end it in time."""
-        with self._lock:
-            if self._keeper is None and not self._closed:
-                self._keeper = threading.Thread(target=self._keep, name="warm-queries", daemon=True)
-                self._keeper.start()
-
-    def _keep(self) -> None:
-        """Ends what was kept long enough; is gone itself as soon as nothing is kept any more."""
-        while True:
-            self._news.wait(self._pause_s())
-            self._news.clear()
-            with self._lock:
-                if self._closed:
-                    return
-                found = list(self._kept.items())
-            for bot_id, each in found:
-                if each.warm is not None and each.turn.acquire(blocking=False):
-                    try:
-                        if not self._is_worth_keeping(bot_id, each):
-                            self._end(each)
-                    finally:
-                        each.turn.release()
-            self._keep_to_memory()
-            with self._lock:
-                for bot_id in [bot_id for bot_id, each in self._kept.items() if not each.users and each.warm is None]:
-                    del self._kept[bot_id]
-                if not any(each.warm is not None or each.users for each in self._kept.values()):
-                    self._keeper = None
-                    return
-
-    def _pause_s(self) -> float:
-        with self._lock:
-            ends = [each.used_s + each.keep_s for each in self._kept.values() if each.warm is not None]
-        return max(0.0, min([LOOK_S, *(end - time.monotonic() for end in ends)]))
-
-    def _is_worth_keeping(self, bot_id: str, kept: _Kept) -> bool:
-        if kept.unwanted or kept.warm is None or kept.warm.child.poll() is not None:
-            return False
-        if time.monotonic() >= kept.used_s + kept.keep_s:
-            return False
-        stored = self._newest(bot_id, kept.stored)
-        return stored is not None and _is_same(kept, stored)
-
-    def _keep_to_memory(self) -> None:
-        while True:
-            with self._lock:
-                pids = [each.warm.child.pid for each in self._kept.values() if each.warm is not None]
-            if not pids:
-                return
-            used = sum(stat.memory_bytes for tree in processes.tree(pids).values() for stat in tree)
-            if used <= MOST_BYTES or not self._end_oldest():
-                return
-
-    # --- one at a time ----------------------------------------------------------------------------
-
-    @contextmanager
-    def _turn(self, bot_id: str, deadline: float) -> Iterator[_Kept]:
-        with self._lock:
-            kept = self._kept.setdefault(bot_id, _Kept())
-            kept.users += 1
-        try:
-            if not kept.turn.acquire(timeout=max(0.0, deadline - time.monotonic())):
-                raise Fatal(f"Bot {clip(bot_id)} was busy with other queries.", code=ExitCode.TIMED_OUT)
-            try:
-                yield kept
-            finally:
-                if kept.unwanted:
-                    self._end(kept)
-                kept.turn.release()
-        finally:
-            with self._lock:
-                kept.users -= 1
-                if not kept.users and kept.warm is None and self._kept.get(bot_id) is kept:
-                    del self._kept[bot_id]
 
     def _note(self, child: subprocess.Popen[bytes]) -> None:
         with self._lock:
@@ -361,10 +203,10 @@ class StoredQueries:
                 child.terminate()
 
 
-def _serves(kept: _Kept, bot: Bot, stored: Stored) -> bool:
+def _serves(kept: Kept, bot: Bot, stored: Stored) -> bool:
     return kept.config_hash == bot.config_hash and not kept.unwanted and _is_same(kept, stored)
 
 
-def _is_same(kept: _Kept, stored: Stored) -> bool:
+def _is_same(kept: Kept, stored: Stored) -> bool:
     """Whether the process' state is what is stored; another claim alone changes nothing."""
     return kept.stored is not None and kept.stored.head.content.digest() == stored.head.content.digest()
