@@ -247,27 +247,28 @@ def test_no_answer_is_older_than_what_was_stored_when_it_was_asked(asked: Asked)
     heads = HeadFile(
         open_store(StoreSettings(folder=asked.platform.data.objects), deadline_s=5), bucket="bot-state", bot_id="b"
     )
-    ended = threading.Event()
+    failed: list[BaseException] = []
 
     def run() -> None:
         try:
             for _ in range(5):
                 asked.run(bot)
-        finally:
-            ended.set()
+        except BaseException as reason:  # noqa: BLE001 - raised again below, in the test's own thread
+            failed.append(reason)
 
     runs = threading.Thread(target=run)
     runs.start()
-    seen: set[int] = set()
-    while not ended.is_set() or len(seen) < 2:
+    while runs.is_alive():
         stored = heads.read()
         assert stored is not None
         told = asked.ask(bot)
         assert told.generation is not None
         assert told.generation >= stored.head.content.generation
         assert told.answer["data"]["count"] == told.generation, "each run is one generation"
-        seen.add(told.generation)
     runs.join()
+    if failed:
+        print(asked.platform.printed("b"), asked.engine.actual())
+        raise failed[0]
     assert asked.ask(bot).generation == 6
 
 
