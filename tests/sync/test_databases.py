@@ -23,6 +23,8 @@ from the0.sync.restore import restore
 
 SOAK = bool(os.environ.get("THE0_SOAK"))
 ROUNDS = 200 if SOAK else 20
+ALONE = 500 if SOAK else 20
+"""Transactions before we look at the database for the first time."""
 DEADLINE_S = 1800.0 if SOAK else 120.0
 
 # Moves money between two accounts of two tables, and writes down each move in a third: the sum stays, and all three agree.
@@ -176,6 +178,8 @@ def test_every_generation_holds_a_whole_database(
     world.start(host)
     path = host.state / "money" / "base.db"
     with writing(path, mode=mode, pause_s=pause_s, filler=filler) as writer:
+        wait(lambda: writer.done >= ALONE)
+        alone = writer.done, writer.locked
         with noise(host.state) if beside else nullcontext(), keeping(world, host) as kept:
             found = generations(kept, count=ROUNDS)
             holds = kept.keeper._committer._databases.holds
@@ -191,7 +195,11 @@ def test_every_generation_holds_a_whole_database(
         else:
             assert content.generation == 0 or content.stale == ("money/base.db",)
     stale, cuts = sum(bool(content.stale) for content in found), sum(content.cut for content in found)
-    print(f"{mode}: {checked} whole, {cuts} cuts, {stale} stale, {holds} holds; {done} transactions, {locked} locked")
+    print(f"{mode}: {checked} whole, {cuts} cuts, {stale} stale, {holds} holds")
+    print(
+        f"without us {alone[0]} transactions, {alone[1]} locked; with us {done - alone[0]}, {locked - alone[1]} locked"
+    )
+    assert alone[1] == 0, "nobody else locks it"
     assert moves == sorted(moves)
     assert moves[-1] > moves[0]
     # While it is held a writer tries again every millisecond.
