@@ -13,7 +13,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 PIP := $(PY) -m pip install --quiet --constraint constraints.txt
 CLIPPY := cargo clippy --quiet --locked --all-targets
 
-.PHONY: help build servers demo test fuzz bench lint format clean
+.PHONY: help build servers demo test soak fuzz bench lint format clean
 help: ## this list
 	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
@@ -43,6 +43,9 @@ demo: build ## a bot runs, remembers, is killed and comes back; no server needed
 test: build ## all tests; a part of them: make test ARGS="tests/sdk -k sleep"
 	cargo test --quiet --locked --workspace
 	$(BIN)/pytest $(ARGS)
+
+soak: build ## the tests that know THE0_SOAK for much longer: faults, cuts, databases, two hosts, hostile sizes
+	THE0_SOAK=1 $(BIN)/pytest tests/faults $$(grep -rl THE0_SOAK tests --include='test_*.py' | sort) $(ARGS)
 
 fuzz: ## the Rust core against damaged and forged input; each target FUZZ_S=15 seconds
 	$(FUZZ)/run

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from rig.buckets import Buckets
-from rig.fault_table import Row, Table, markdown
+from rig.fault_table import Row, Table, write_into
 from rig.minio_server import Running, minio
 from rig.seaweed_server import seaweed
 from the0.objects.credentials import StoreSettings
@@ -39,7 +39,7 @@ def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> Non
     for line in table.lines(width=max(terminalreporter._tw.fullwidth, 140)):
         terminalreporter.write_line(line)
     if target := os.environ.get("THE0_FAULT_TABLE"):
-        Path(target).write_text(markdown(table.rows.values()))
+        write_into(Path(target), table.rows.values())
 
 
 @pytest.fixture

@@ -8,6 +8,7 @@ import textwrap
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from itertools import zip_longest
+from pathlib import Path
 
 
 @dataclass
@@ -48,6 +49,22 @@ class Table:
                 figures = "" if number else f"{row.tries:>5}  {row.worst}"
                 lines.append(f"{left:<{part}}  {right:<{part}}  {figures}".rstrip())
         return lines
+
+
+BEGIN, END = "<!-- table: begin -->\n", "<!-- table: end -->\n"
+
+
+def write_into(path: Path, rows: Iterable[Row]) -> None:
+    """Between the marks of a document."""
+    before, _, rest = path.read_text().partition(BEGIN)
+    path.write_text(before + BEGIN + markdown(rows) + END + rest.partition(END)[2])
+
+
+def written_rows(text: str) -> set[tuple[str, str]]:
+    """What was tried and what survived, of each row of a document."""
+    lines = text.partition(BEGIN)[2].partition(END)[0].splitlines()[2:]
+    cells = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines]
+    return {(tried, survived) for tried, survived, _, _ in cells}
 
 
 def markdown(rows: Iterable[Row]) -> str:
