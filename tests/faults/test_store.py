@@ -7,11 +7,11 @@ import time
 
 import pytest
 
-from faults.field import Field
+from faults.field import SOAK, Field
 from rig.proxy import Answer, DropReply, Fate, LateReply, Request
 from the0.errors import ExitCode
 
-FOR_S = 2.0
+FOR_S = 1.5
 
 
 def row(tried: str) -> pytest.MarkDecorator:
@@ -110,10 +110,11 @@ def test_a_store_out_of_reach(bot: Field, luck: random.Random) -> None:
     bot.proxy.down()
     time.sleep(FOR_S * luck.random())
     bot.judge()
-    # A start meanwhile says so, and is no empty one.
-    empty = bot.host()
-    empty.env["THE0_ENDED"] = None
-    bot.is_refused(empty, ExitCode.STORE_UNREACHABLE)
+    if SOAK:
+        # A start meanwhile tries for 10 s, then says so, and is no empty one; `tests/execute` does the same.
+        empty = bot.host()
+        empty.env["THE0_ENDED"] = None
+        bot.is_refused(empty, ExitCode.STORE_UNREACHABLE)
     bot.proxy.up()
     bot.goes_on()
     bot.stops(run)
