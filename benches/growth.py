@@ -22,6 +22,7 @@ from typing import Any
 HERE = Path(__file__).resolve().parent
 sys.path[:0] = [str(HERE)]
 
+import place  # noqa: E402
 from chart import Axis, draw  # noqa: E402
 from report import ROOT, Figure, keep, show  # noqa: E402
 from the0 import names, statehash  # noqa: E402
@@ -124,11 +125,14 @@ class Bot:
             limits=sweep.Limits(age_s=-1.0),
         ).sweep(live_bytes=self.committer.live_bytes(), stop=threading.Event())
 
-    def restored(self, base: Path) -> float:
-        """Seconds of a restore of HEAD's generation, ended by a sync."""
-        shutil.rmtree(base, ignore_errors=True)
+    def restored(self) -> float:
+        """Seconds of a restore of HEAD's generation into a new folder, ended by a sync. Of the former ones the large files go, the
+        small ones stay: where many inodes were just freed, the next ones take long (README.md, "The disk")."""
+        former = list(place.base().glob("restored-*"))
+        for one in former:
+            shutil.rmtree(one / "large", ignore_errors=True)
         os.sync()
-        with StateFolder(str(base)) as folder:
+        with StateFolder(str(place.base() / f"restored-{len(former)}")) as folder:
             begun = time.perf_counter()
             restore(
                 folder,
@@ -192,7 +196,7 @@ def commits(base: Path, *, count: int, mib: int, pictures: bool) -> list[Figure]
     shutil.copytree(bot.state, fresh.state, ignore=shutil.ignore_patterns(names.RESERVED_DIR), symlinks=True)
     fresh = _again(fresh_base)
     fresh.commit()
-    pairs = [(bot.restored(base / "restored"), fresh.restored(base / "restored")) for _ in range(7)]
+    pairs = [(bot.restored(), fresh.restored()) for _ in range(7)]
     grown, plain = [one for one, _ in pairs], [other for _, other in pairs]
     limit = [(0, 64.0), (count, 64.0)]
     if pictures:
@@ -385,7 +389,7 @@ def _measure(root: Path, root_fd: int, home_fd: int) -> dict[str, float]:
 def run(*, parts: tuple[str, ...] = ("commits", "files"), count: int, mib: int, most: int, pictures: bool) -> bool:
     good = True
     for part in parts:
-        base = Path(tempfile.mkdtemp(prefix="growth-", dir=os.environ.get("THE0_CACHE") or ROOT / ".cache"))
+        base = Path(tempfile.mkdtemp(prefix="growth-", dir=place.base()))
         try:
             if part == "commits":
                 figures = commits(base, count=count, mib=mib, pictures=pictures)
@@ -394,7 +398,7 @@ def run(*, parts: tuple[str, ...] = ("commits", "files"), count: int, mib: int, 
                 figures = files(base, most=most, pictures=pictures)
                 show(f"up to {most} files", figures)
         finally:
-            shutil.rmtree(base, ignore_errors=True)
+            place.clean()
         keep(f"growth-{part}", figures)
         good &= all(figure.verdict != "MISSED" for figure in figures)
     return good

@@ -189,3 +189,26 @@ pub fn link(root: BorrowedFd<'_>, path: &[u8], buffer: &mut Vec<u8>) -> Result<L
     let meta = Meta { size: buffer.len() as u64, ..stat.meta(look) };
     Ok(Look::Content { meta, moved: false })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_stretch_is_what_the_file_system_says() {
+        const MIB: u64 = 1 << 20;
+        let file = tempfile::tempfile().expect("tempfile");
+        file.set_len(8 * MIB).expect("set_len");
+        std::os::unix::fs::FileExt::write_all_at(&file, &vec![1; 2 * MIB as usize], 3 * MIB).expect("write");
+        let fd = OwnedFd::from(file);
+        if data_from(&fd, 0) == 0 {
+            return; // this file system cannot tell
+        }
+        let dense = Dense::default();
+        let ask = |from: u64, to: u64| dense.ask(&fd, from * MIB..to * MIB);
+        assert_eq!([ask(0, 1), ask(0, 3), ask(7, 8)], [Stretch::Hole; 3]);
+        assert_eq!([ask(2, 4), ask(4, 6), ask(0, 8)], [Stretch::Both; 3]);
+        assert_eq!([ask(3, 4), ask(4, 5), ask(3, 5)], [Stretch::Data; 3]);
+        assert_eq!([ask(5, 6), ask(2, 3)], [Stretch::Hole; 2], "what is known of data says nothing of what is around it");
+    }
+}

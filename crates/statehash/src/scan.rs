@@ -180,7 +180,7 @@ impl Walk<'_> {
         let look = now();
         let visit = |folder: Folder, worker: &mut Worker, more: &mut Vec<Folder>| {
             pulse()?;
-            self.visit(folder, worker, more)
+            self.visit(folder, worker, more, pulse)
         };
         let workers = spread(self.options.threads, first, Worker::default, visit)?;
         let mut all = Scan { look, stamp, whole: !self.partial, ..Scan::default() };
@@ -210,7 +210,7 @@ impl Walk<'_> {
         Ok(all)
     }
 
-    fn visit(&self, mut folder: Folder, worker: &mut Worker, more: &mut Vec<Folder>) -> Result<()> {
+    fn visit(&self, mut folder: Folder, worker: &mut Worker, more: &mut Vec<Folder>, pulse: Pulse<'_>) -> Result<()> {
         let Walk { root, tree, options, watch, partial } = *self;
         let Worker { out, listing } = worker;
         let read = beneath::open(root, &folder.path, beneath::FOLDER, rustix::fs::Mode::empty()).and_then(|fd| {
@@ -222,7 +222,7 @@ impl Walk<'_> {
                 folder.settled = tree.get(&folder.path).is_some_and(|n| n.dir().is_some() && stat.settled(&n.meta));
                 folder.stat = Some(stat);
             }
-            listing.read(&fd)
+            listing.read(&fd, || pulse().is_ok())
         });
         let readable = match read {
             Ok(()) => true,
@@ -237,7 +237,8 @@ impl Walk<'_> {
                 return Ok(());
             }
             Err(e) if (e == Errno::ACCESS || UNREADABLE.contains(&e)) && !folder.path.is_empty() => false,
-            Err(e) => return Err(Error::os(&folder.path, e)),
+            // Interrupted, which the pulse says again, or an error.
+            Err(e) => return pulse().and(Err(Error::os(&folder.path, e))),
         };
         if let Some(stat) = folder.stat {
             if !folder.settled {
@@ -316,4 +317,26 @@ fn remove(tree: &Tree, dir: &[u8], node: &Node, out: &mut Scan) {
         out.removed.extend(tree.below(id, &path));
     }
     out.removed.push(path);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::sync::atomic::{AtomicU32, Ordering};
+
+    #[test]
+    fn a_folder_of_many_entries_is_left_when_told() {
+        let tmp = tempfile::tempdir().expect("tmp");
+        std::fs::write(tmp.path().join("first"), b"").expect("write");
+        for number in 0..5000 {
+            std::fs::hard_link(tmp.path().join("first"), tmp.path().join(format!("{number}"))).expect("link");
+        }
+        let root = std::fs::File::open(tmp.path()).expect("open");
+        let options = Options { skip: b"", threads: 1, all: false };
+        let asked = AtomicU32::new(0);
+        let pulse = || if asked.fetch_add(1, Ordering::Relaxed) == 0 { Ok(()) } else { Err(Error::Interrupted) };
+        let found = scan(root.as_fd(), &Index::default(), &options, &pulse);
+        assert_eq!(found.map(|scan| scan.files).err(), Some(Error::Interrupted));
+        assert_eq!(scan(root.as_fd(), &Index::default(), &options, &|| Ok(())).map(|scan| scan.files), Ok(5001));
+    }
 }

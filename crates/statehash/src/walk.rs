@@ -123,8 +123,9 @@ pub struct Listing {
 }
 
 impl Listing {
-    /// Reads all entries of `dir`. Names that vanish meanwhile are left out.
-    pub fn read(&mut self, dir: &OwnedFd) -> std::result::Result<(), Errno> {
+    /// Reads all entries of `dir`. Names that vanish meanwhile are left out. `going` is asked now and then; once it is false,
+    /// that ends with EINTR.
+    pub fn read(&mut self, dir: &OwnedFd, going: impl Fn() -> bool) -> std::result::Result<(), Errno> {
         self.names.clear();
         self.found.clear();
         self.buffer.reserve(64 * 1024);
@@ -146,6 +147,9 @@ impl Listing {
             let len = u8::try_from(bytes.len()).map_err(|_| Errno::NAMETOOLONG)?;
             self.names.extend_from_slice(bytes);
             self.found.push((at, len, stat));
+            if self.found.len() % 4096 == 0 && !going() {
+                return Err(Errno::INTR);
+            }
         }
         let names = &self.names;
         let name = |e: &(u32, u8, Stat)| &names[e.0 as usize..e.0 as usize + usize::from(e.1)];
