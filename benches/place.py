@@ -159,7 +159,7 @@ def base() -> Path:
     folder = Path(os.environ.get("THE0_CACHE") or ROOT / ".cache") / "bench" / f"run-{os.getpid()}"
     if not folder.exists():
         folder.mkdir(parents=True)
-        _spread(folder)
+        spread(folder)
     return folder
 
 
@@ -181,8 +181,8 @@ def _remove(folder: Path) -> None:
     shutil.rmtree(folder, ignore_errors=True)
 
 
-def _spread(folder: Path) -> None:
-    """Asks ext4 to put folders in this one far apart, for the same reason."""
+def spread(folder: Path) -> None:
+    """Asks ext4 to put folders in this one far apart: away from where inodes were just freed."""
     fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
     try:
         (flags,) = struct.unpack("i", fcntl.ioctl(fd, _FS_IOC_GETFLAGS, struct.pack("i", 0)))

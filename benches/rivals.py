@@ -24,7 +24,9 @@ class Rival:
     missing: ClassVar[str]
     """What is said where it is not installed."""
 
-    def __init__(self, running: Running, home: Path, tree: Path) -> None:
+    def __init__(self, running: Running, home: Path, tree: Path, *, until_s: float) -> None:
+        """Raises subprocess.TimeoutExpired, as all of this does, at that monotonic time."""
+        self._until_s = until_s
         self._running = running
         self._home = home
         self._tree = tree
@@ -55,7 +57,8 @@ class Rival:
         settings = self._running.settings
         keys = {"AWS_ACCESS_KEY_ID": settings.access_key, "AWS_SECRET_ACCESS_KEY": settings.secret_key}
         own = {"HOME": str(self._home), "PATH": os.environ["PATH"], **keys, **environ}
-        subprocess.run(argv, env=own, check=True, stdout=subprocess.DEVNULL)
+        left_s = max(0.0, self._until_s - time.monotonic())
+        subprocess.run(argv, env=own, check=True, stdout=subprocess.DEVNULL, timeout=left_s)
 
 
 class Restic(Rival):

@@ -25,9 +25,10 @@ if __package__ is None and str(Path(__file__).resolve().parent.parent / "tests")
     sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tests"))
 
 import rivals
-from place import base, clean
+from place import base, clean, spread
 from report import Figure, keep, show, step, tally, wait_for_quiet
 from rig.minio_server import Running, minio
+from rig.server import cache
 from state_bot import BUCKETS, Bot
 from the0 import statehash
 from the0.objects.open import open_store
@@ -42,6 +43,8 @@ from wake import wakes
 PEAK = "print(int(next(x for x in open('/proc/self/status') if x.startswith('VmHWM')).split()[1]) / 1024)"
 """What a bare interpreter has had resident at most, in MiB."""
 PLAIN_BUCKET = "bench-plain"
+RIVALS_UNTIL_S = 780
+"""What the rivals have not done so long after the bench began is left out, and named."""
 
 
 def ms(work: Callable[[], object]) -> float:
@@ -60,13 +63,13 @@ def turns(runs: int, *works: Callable[[], float]) -> list[list[float]]:
 
 
 class Bench:
-    def __init__(self, running: Running, base: Path, *, runs: int, with_rivals: bool) -> None:
+    def __init__(self, running: Running, base: Path, *, runs: int) -> None:
         self.figures: list[Figure] = []
         self.left_out: list[str] = []
+        self._trees: list[tuple[Shape, Bot]] = []
         self._running = running
         self._base = base
         self._runs = runs
-        self._with_rivals = with_rivals
         self._plain = Plain()
         self._store = open_store(running.settings, deadline_s=60.0)
         for bucket in (BUCKETS.code, BUCKETS.state, BUCKETS.logs, PLAIN_BUCKET):
@@ -100,8 +103,13 @@ class Bench:
                 self._restores(shape, bot)
         with step(f"{shape.name}: memory"):
             self._memory(shape, bot)
-        if self._with_rivals:
-            self._rivals(shape, bot)
+        self._trees.append((shape, bot))
+
+    def measure_rivals(self, *, until_s: float) -> None:
+        """On all trees that were measured, the one of most files last. By that monotonic time it is over: what is not done then is
+        named in `left_out`."""
+        for shape, bot in sorted(self._trees, key=lambda tree: tree[0].files):
+            self._rivals(shape, bot, until_s)
 
     def _add(
         self, shape: Shape, name: str, unit: str, runs: Sequence[float], target: float | None = None, **notes: Any
@@ -307,7 +315,7 @@ class Bench:
         self._add(shape, "memory of packing all, above the interpreter", "MiB", [peak("pack") - bare], 128)
         self._add(shape, "memory of a restore, above the interpreter", "MiB", [peak("restore") - bare], 128)
 
-    def _rivals(self, shape: Shape, bot: Bot) -> None:
+    def _rivals(self, shape: Shape, bot: Bot, until_s: float) -> None:
         def change() -> None:
             (bot.tree / "changing").write_bytes(os.urandom(9))
 
@@ -318,19 +326,29 @@ class Bench:
                 continue
             # Another content for each: one that was there before is found to be the same and not sent.
             page = partial(change_page, bot.tree, 9999 + number) if shape.large_bytes else None
-            one = rival(self._running, self._base / f"{rival.name}-{shape.name}", bot.tree)
-            for told, unit, runs, notes in rivals.measured(one, told=shape.name, change=change, page=page):
-                self._add(shape, f"{rival.name}: {told}", unit, runs, **notes)
+            try:
+                one = rival(self._running, self._base / f"{rival.name}-{shape.name}", bot.tree, until_s=until_s)
+                for told, unit, runs, notes in rivals.measured(one, told=shape.name, change=change, page=page):
+                    self._add(shape, f"{rival.name}: {told}", unit, runs, **notes)
+            except (subprocess.TimeoutExpired, subprocess.CalledProcessError) as reason:
+                late = isinstance(reason, subprocess.TimeoutExpired)
+                why = f"not done {RIVALS_UNTIL_S} s after the bench began" if late else f"failed: {reason}"
+                self.left_out.append(f"{shape.name}: {rival.name} {why}: what it lacks above is left out")
 
 
 def run(*, runs: int, shapes: Sequence[str] = tuple(SHAPES), with_rivals: bool = True) -> bool:
     began_s = time.monotonic()
+    servers = cache() / "run"
+    servers.mkdir(exist_ok=True)
+    spread(servers)
     try:
         with minio() as running:
-            bench = Bench(running, base(), runs=runs, with_rivals=with_rivals)
+            bench = Bench(running, base(), runs=runs)
             try:
                 for name in shapes:
                     bench.measure(SHAPES[name])
+                if with_rivals:
+                    bench.measure_rivals(until_s=began_s + RIVALS_UNTIL_S)
             finally:
                 bench.close()
             show("State on large trees", bench.figures)
