@@ -8,6 +8,7 @@ from random import Random
 import pytest
 from world import World, write_tree
 
+from the0.sync import commit
 from the0.sync.cleaning import Bounds, Held, choose
 from the0.sync.local import StateFolder
 from the0.sync.sweep import Limits
@@ -124,4 +125,27 @@ def test_many_commits(world: World, seed: int) -> None:
             assert world.stored_tree(world.history.content_at(world.head.content, generation)) == tree
             compared += 1
     assert compared > 3
+    world.check()
+
+
+def test_what_takes_long_to_weigh_is_cleaned_all_the_same_only_not_at_each_commit(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    host = world.host()
+    world.start(host)
+    monkeypatch.setattr(commit, "WEIGHED_S", -1.0)
+    monkeypatch.setattr(commit, "WEIGHED_SHARE", 1e12)
+    commits = SMALL.listed * 2
+    with StateFolder(host.settings.paths.state) as folder:
+        committer = world.committer(host, folder, bounds=SMALL)
+        for number in range(commits):
+            (host.state / "hot").write_bytes(b"%d" % number)
+            assert committer.commit(committer.scan()).dropped == 0
+        assert len(world.head.content.segments) == commits
+    monkeypatch.setattr(commit, "WEIGHED_SHARE", 0.0)
+    with StateFolder(host.settings.paths.state) as folder:
+        committer = world.committer(host, folder, bounds=SMALL)
+        (host.state / "hot").write_bytes(b"last")
+        assert committer.commit(committer.scan()).dropped > 0
+    assert len(world.head.content.segments) <= SMALL.listed
     world.check()

@@ -28,6 +28,10 @@ from the0.sync.local import Origin, StateFolder
 SDK_PREFIX = names.SDK_STATE_DIR.encode()
 SPARED_S = 600.0
 """For how long a segment that could not be carried whole is not chosen again."""
+WEIGHED_S = 0.0005
+"""Weighing what still counts in each segment takes longer the more files there are. Where it takes longer than this, it is not done
+at each commit, but so that it takes at most 1/`WEIGHED_SHARE` of the time."""
+WEIGHED_SHARE = 1000.0
 CUT_TRIES = 3
 """How often what moved during a commit is folded in."""
 _TORN_TRIES = 5
@@ -122,6 +126,7 @@ class Committer:
         self._bounds = bounds or Bounds()
         self._history = HistoryFiles(store, bucket=bucket, bot_id=bot_id)
         self._spared: dict[str, float] = {}
+        self._weighed_again_s = 0.0
         self._unreadable: dict[bytes, float] = {}
         """Large files that could not be read, and until when they stay as they are stored."""
         self._databases = Databases(folder)
@@ -279,8 +284,14 @@ class Committer:
     def _to_carry(self) -> list[str]:
         """Keys of the segments that this commit also carries and drops."""
         now_s = time.monotonic()
+        if now_s < self._weighed_again_s:
+            return []
         self._spared = {key: until_s for key, until_s in self._spared.items() if until_s > now_s}
+        begun_s = time.thread_time()
         held = [Held(key, stored, live) for key, _, stored, live in self.index.segments()]
+        took_s = time.thread_time() - begun_s
+        if took_s > WEIGHED_S:
+            self._weighed_again_s = now_s + took_s * WEIGHED_SHARE
         return list(cleaning.choose(held, bounds=self._bounds, spared=self._spared))
 
     def _upload(self, scan: statehash.Scan, generation: int, between: Callable[[], None] | None) -> _Packed:
@@ -288,10 +299,11 @@ class Committer:
         self._restless = self._databases.present(self._restless)
         now_s, torn = time.monotonic(), 0
         self._unreadable = {path: until_s for path, until_s in self._unreadable.items() if until_s > now_s}
+        carried = self._to_carry()
         # In each case: what was stored is not named by any HEAD, and swept some day.
         while torn < _TORN_TRIES:
             try:
-                return self._store_all(scan, generation, between)
+                return self._store_all(scan, generation, between, carried)
             except _Torn as reason:
                 torn += 1
                 self._restless |= reason.mains
@@ -307,7 +319,9 @@ class Committer:
             code=ExitCode.FINAL_SYNC,
         )
 
-    def _store_all(self, scan: statehash.Scan, generation: int, between: Callable[[], None] | None) -> _Packed:
+    def _store_all(
+        self, scan: statehash.Scan, generation: int, between: Callable[[], None] | None, carried: list[str]
+    ) -> _Packed:
         """Packs and stores what changed, and what changed meanwhile, until nothing did or the tries are used up. Raises _Torn."""
         restless = self._restless
         refs: list[SegmentRef] = []
@@ -324,7 +338,7 @@ class Committer:
                     between()
                 lane.do(_putter(self._store, self._bucket, key, segment))
 
-            pack, carried = self._pack(scan)
+            pack = self._pack(scan, carried)
             begun_s, cut = time.monotonic(), False
             for left in reversed(range(CUT_TRIES)):
                 last: statehash.Segment | None = None
@@ -338,7 +352,7 @@ class Committer:
                     break
                 if watch is not None and not scan.whole and not refs and time.monotonic() - begun_s < _CHEAP_S:
                     scan = self.scan(whole=False)
-                    pack, carried = self._pack(scan)
+                    pack = self._pack(scan, carried)
                     continue
                 send(last)
                 if watch is None:
@@ -390,9 +404,8 @@ class Committer:
         self._restless = (restless | copied.moving) - copied.rested
         return copied.torn
 
-    def _pack(self, scan: statehash.Scan) -> tuple[statehash.Pack, list[str]]:
-        """Of the scan and of what is to be carried; keys of the segments that it is carried from."""
-        carried = self._to_carry()
+    def _pack(self, scan: statehash.Scan, carried: list[str]) -> statehash.Pack:
+        """Of the scan, and of what still counts in the segments that are to be carried."""
         if carried:
             scan = scan.carry(self.index, carried)
         kept = {path for main in self._restless.difference(self._halved) for path in files_of(main)}
@@ -400,7 +413,7 @@ class Committer:
         if kept:
             scan = scan.keep(sorted(kept))
         scan = self._within(scan)
-        return statehash.Pack(self._folder.root_fd, self.index, scan, max_file_bytes=self._max_file_bytes), carried
+        return statehash.Pack(self._folder.root_fd, self.index, scan, max_file_bytes=self._max_file_bytes)
 
     def _within(self, scan: statehash.Scan) -> statehash.Scan:
         if scan.bytes > self._max_bytes:
