@@ -281,7 +281,7 @@ def test_unpacking_is_interrupted_on_its_way(many: Path, tmp_path: Path, alarm: 
 
 def test_other_threads_run_meanwhile(root: Path) -> None:
     with (root / "huge").open("wb") as file:
-        file.truncate(8 << 30)
+        file.truncate(32 << 30)
     index, done, ticks = sh.Index(), threading.Event(), 0
 
     def work() -> None:
@@ -293,7 +293,7 @@ def test_other_threads_run_meanwhile(root: Path) -> None:
     while not done.wait(0.002):
         ticks += 1
     thread.join()
-    assert (index.bytes, ticks > 20) == (8 << 30, True)
+    assert (index.bytes, ticks > 20) == (32 << 30, True)
 
 
 def test_memory_stays_bounded(tmp_path: Path, root: Path) -> None:

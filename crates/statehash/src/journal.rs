@@ -30,7 +30,7 @@ const CHECK: usize = 16;
 /// The largest file that is read; about ten million entries.
 const FILE_BYTES: u64 = 1 << 30;
 /// A log below this is not worth a new base.
-const LOG_BYTES: u64 = 1 << 20;
+const LOG_BYTES: u64 = 256 << 10;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Kind {

@@ -106,7 +106,7 @@ fn the_log_folds_into_a_new_base() {
     let (root, home) = (tmp.path().join("root"), tmp.path().join("home"));
     fs::create_dir_all(&home).expect("mkdir");
     let mut index = first(&root, &home);
-    let big = vec![b'm'; 400_000];
+    let big = vec![b'm'; 100_000];
     let mut sizes = Vec::new();
     for n in 0..5 {
         fs::write(root.join("d/f"), format!("{n}")).expect("write");
